@@ -1,0 +1,245 @@
+//! What packet filter rules are made with: nf_tables, spoken over netlink, or
+//! the commands of iptables.
+//!
+//! A configuration may name one ([`Backend::named`]). Where it names none,
+//! [`Netfilter::choose`] decides by what it finds:
+//!
+//! 1. no nf_tables in the kernel: iptables;
+//! 2. the host's rules of the same kind may *except* packets, which an
+//!    `ACCEPT` does in its own table only: iptables, so that ours come after
+//!    it. Such are an `ACCEPT` in the chains in question of iptables-nft, and
+//!    any legacy table in use where `iptables` is the legacy one (what is in
+//!    it cannot be read without executing that);
+//! 3. otherwise nf_tables; and iptables still, where the kernel then refuses a
+//!    part of it ([`Netfilter::with`]): NAT in `inet` tables came with 5.2, and
+//!    4.16 and 4.17 allow but one of the two on a NAT hook.
+//!
+//! The choice may come out otherwise at the next ADD. Nobody remembers it: DEL
+//! and GC remove the rules of both. They do it without executing anything, by
+//! netlink, except where a legacy table is in use ([`Netfilter::legacy`]).
+//!
+//! Sockets and commands act on the host, wherever the thread goes later:
+//! [`Netfilter::open`] is called before the container is entered.
+
+use crate::kernel;
+use cni::{Error, Result};
+use linux::iptables::{self, Iptables, Program, Variant};
+use linux::nft::{Chain, Rule, Socket, Transaction, Verdict};
+use linux::{ErrorKind, Family};
+
+/// What rules are made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// nf_tables over netlink; nothing is executed.
+    Nftables,
+    /// `iptables-restore` and `ip6tables-restore`, of whichever kind the host
+    /// has.
+    Iptables,
+}
+
+impl Backend {
+    /// What the configuration's `key` says; `None` leaves the choice to us.
+    ///
+    /// # Errors
+    /// Code 7: neither `nftables` nor `iptables`.
+    pub fn named(key: &str, text: Option<&str>) -> Result<Option<Backend>> {
+        match text {
+            None => Ok(None),
+            Some("nftables") => Ok(Some(Backend::Nftables)),
+            Some("iptables") => Ok(Some(Backend::Iptables)),
+            Some(other) => Err(Error::invalid_config(format!(
+                "load network configuration: unknown {key} {other:?}: use \"nftables\" or \"iptables\", or leave the key out"
+            ))),
+        }
+    }
+}
+
+/// The two address families, as iptables keeps them apart.
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// The host's packet filter.
+pub struct Netfilter {
+    /// `None` in a kernel without netfilter.
+    nft: Option<Socket>,
+    iptables: Iptables,
+}
+
+impl Netfilter {
+    /// Opens the packet filter of the network namespace the calling thread is
+    /// in now. Costs 50 us; nothing is executed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open() -> Result<Netfilter> {
+        let nft = match Socket::open() {
+            Ok(socket) => Some(socket),
+            Err(e) if e.is_unsupported() => None,
+            Err(e) => return Err(kernel(e)),
+        };
+        Ok(Netfilter { nft, iptables: Iptables::open().map_err(kernel)? })
+    }
+
+    /// nf_tables; `None` where the kernel has it not.
+    ///
+    /// # Errors
+    /// Not allowed, without `CAP_NET_ADMIN`.
+    pub fn nft(&self) -> Result<Option<&Socket>> {
+        let Some(socket) = &self.nft else { return Ok(None) };
+        match socket.generation() {
+            Ok(_) => Ok(Some(socket)),
+            Err(e) if e.is_unsupported() => Ok(None),
+            Err(e) => Err(kernel(e)),
+        }
+    }
+
+    /// The socket to nf_tables, whether or not there is an nf_tables.
+    pub(crate) fn nft_socket(&self) -> Option<&Socket> {
+        self.nft.as_ref()
+    }
+
+    /// The iptables of a family, which must be there.
+    ///
+    /// # Errors
+    /// [`is_not_found`](linux::Error::is_not_found): it is not installed.
+    pub fn need_iptables(&self, family: Family) -> linux::Result<Program<'_>> {
+        self.iptables.program(family).ok_or_else(|| {
+            let name = match family {
+                Family::V4 => "iptables-restore",
+                Family::V6 => "ip6tables-restore",
+            };
+            linux::Error::with_kind(
+                "use iptables",
+                ErrorKind::NotFound,
+                format!("no {name} in {}", iptables::SEARCH.join(", ")),
+            )
+            .hint("install iptables, or let the configuration use nftables")
+        })
+    }
+
+    /// The command to remove legacy rules from a table with; `None` where
+    /// there can be none, because the table is not in use.
+    pub fn legacy(&self, family: Family, table: &str) -> Option<Program<'_>> {
+        let in_use = self.iptables.legacy_tables(family).iter().any(|name| name == table);
+        in_use.then(|| self.iptables.program_of(family, Variant::Legacy)).flatten()
+    }
+
+    /// The iptables commands.
+    pub fn iptables(&self) -> &Iptables {
+        &self.iptables
+    }
+
+    /// The backend that is named, or the one that suits the host best for rules
+    /// that would stand beside those in `chains` of iptables' `table`. See the
+    /// top of this file.
+    ///
+    /// # Errors
+    /// What is named is not there, or neither is.
+    pub fn choose(&self, named: Option<Backend>, table: &str, chains: &[&str]) -> Result<Backend> {
+        let nft = self.nft()?;
+        match (named, nft) {
+            (Some(Backend::Nftables), None) => {
+                Err(Error::internal("use nftables: the kernel has no nf_tables"))
+            }
+            (Some(Backend::Nftables), Some(_)) => Ok(Backend::Nftables),
+            (Some(Backend::Iptables), _) => match self.has_iptables() {
+                true => Ok(Backend::Iptables),
+                false => self.need_iptables(Family::V4).map(|_| Backend::Iptables).map_err(kernel),
+            },
+            (None, Some(socket)) => match self.host_makes_exceptions(socket, table, chains)? {
+                true => Ok(Backend::Iptables),
+                false => Ok(Backend::Nftables),
+            },
+            (None, None) if self.has_iptables() => Ok(Backend::Iptables),
+            (None, None) => Err(self.neither()),
+        }
+    }
+
+    /// Calls `make` with the chosen backend; where none is named and the kernel
+    /// lacks something that its nf_tables would need, again with iptables.
+    /// After an error `make` has left nothing behind.
+    ///
+    /// # Errors
+    /// Those of [`Netfilter::choose`] and of `make`.
+    pub fn with<T>(
+        &self,
+        named: Option<Backend>,
+        table: &str,
+        chains: &[&str],
+        mut make: impl FnMut(Backend) -> linux::Result<T>,
+    ) -> Result<T> {
+        let backend = self.choose(named, table, chains)?;
+        make(backend).or_else(|error| {
+            let refused = error.batch_index().is_some()
+                && (error.is_unsupported() || error.is_not_found() || error.is_busy());
+            if named.is_some() || backend == Backend::Iptables || !refused || !self.has_iptables() {
+                return Err(kernel(error));
+            }
+            make(Backend::Iptables).map_err(|e| kernel(e).with_details(error.to_string()))
+        })
+    }
+
+    /// Removes what `plan` finds in nf_tables: rules of our own tables, and those
+    /// iptables-nft made. Reads only where nothing is to be removed; otherwise
+    /// it is one batch, whose waiting costs 10 to 16 ms, so everything an
+    /// attachment has goes with one call.
+    ///
+    /// # Errors
+    /// The kernel's. A kernel without nf_tables has nothing to remove.
+    pub fn remove(
+        &self,
+        plan: impl FnMut(&Socket, &mut Transaction) -> linux::Result<()>,
+    ) -> Result<()> {
+        match self.nft()? {
+            Some(socket) => socket.update(plan).map_err(kernel),
+            None => Ok(()),
+        }
+    }
+
+    /// STATUS: could rules be made now?
+    ///
+    /// # Errors
+    /// Code 50 when what is named is not there, or neither is.
+    pub fn status(&self, named: Option<Backend>) -> Result<()> {
+        self.choose(named, "", &[])
+            .map(|_| ())
+            .map_err(|error| error.with_code(cni::Code::NOT_AVAILABLE))
+    }
+
+    fn has_iptables(&self) -> bool {
+        FAMILIES.into_iter().any(|family| self.iptables.program(family).is_some())
+    }
+
+    /// Whether rules of the host that stand where ours would with iptables may
+    /// except packets from ours.
+    fn host_makes_exceptions(&self, socket: &Socket, table: &str, chains: &[&str]) -> Result<bool> {
+        let accepts = |rule: &Rule| iptables::verdict_of(rule) == Some(Verdict::Accept);
+        for family in FAMILIES {
+            let legacy = self.iptables.legacy_tables(family).iter().any(|name| name == table);
+            let mut nft = false;
+            for name in chains {
+                let chain = Chain::regular(&iptables::nft_table(family, table), *name);
+                nft = nft || socket.rules(&chain).map_err(kernel)?.iter().any(accepts);
+            }
+            if !legacy && !nft {
+                continue;
+            }
+            let Some(program) = self.iptables.program(family) else { continue };
+            let there = match program.variant() {
+                Some(Variant::Legacy) => legacy,
+                Some(Variant::Nft) => nft,
+                None => true,
+            };
+            if there {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn neither(&self) -> Error {
+        Error::internal(format!(
+            "make packet filter rules: the kernel has no nf_tables, and there is no iptables-restore in {}",
+            iptables::SEARCH.join(", ")
+        ))
+    }
+}

@@ -1,0 +1,162 @@
+//! Masquerading with nf_tables:
+//!
+//! ```text
+//! table inet cni_plugins_masquerade {
+//!     chain masq_checks {
+//!         ip saddr 10.1.0.2 ip daddr != 10.1.0.0/24 masquerade comment "H-H, net: ..."
+//!     }
+//!     chain postrouting {
+//!         type nat hook postrouting priority srcnat; policy accept;
+//!         ip daddr 224.0.0.0/4 return
+//!         ip6 daddr ff00::/8 return
+//!         goto masq_checks
+//!     }
+//! }
+//! ```
+//!
+//! A rule per address, which the first packet of each connection is compared
+//! with one after the other: docs/netfilter.md tells what that costs, and why
+//! it is no set.
+
+use super::{Owner, cut, multicast, subnet};
+use crate::backend::FAMILIES;
+use crate::identity::digest;
+use cni::{AttachmentId, Attachments, NetworkName};
+use ipnetwork::IpNetwork;
+use linux::Result;
+use linux::nft::{COMMENT_MAX, Chain, ChainType, Hook, Rule, Socket, Table, Transaction};
+
+/// `NF_IP_PRI_NAT_SRC`, which nft calls `srcnat`
+/// (include/uapi/linux/netfilter_ipv4.h at v6.18).
+const SRCNAT: i32 = 100;
+
+fn table() -> Table {
+    Table::inet("cni_plugins_masquerade")
+        .comment("Masquerading for plugins from github.com/containernetworking/plugins")
+}
+
+fn checks() -> Chain {
+    Chain::regular(&table(), "masq_checks").comment(
+        "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet",
+    )
+}
+
+/// Table, chains and the rules all attachments share.
+fn shared() -> Transaction {
+    let postrouting =
+        Chain::base(&table(), "postrouting", ChainType::Nat, Hook::Postrouting, SRCNAT);
+    let mut shared = Transaction::new();
+    shared.add(table()).add(checks()).add(&postrouting);
+    for family in FAMILIES {
+        if let Ok(multicast) = multicast(family).parse::<IpNetwork>() {
+            shared.add(Rule::new(&postrouting).ip_daddr(multicast).return_());
+        }
+    }
+    shared.add(Rule::new(&postrouting).goto(checks().name));
+    shared
+}
+
+fn wanted(owner: Owner, address: IpNetwork) -> Rule {
+    Rule::new(&checks())
+        .ip_saddr(address.ip())
+        .ip_daddr_not(subnet(address))
+        .masquerade()
+        .comment(comment(owner))
+}
+
+/// What the comments of an attachment start with, and nobody else's.
+pub(super) fn mark(owner: Owner) -> String {
+    let AttachmentId { container_id, ifname } = owner.attachment;
+    format!("{}-{}", network_mark(owner.network), digest(&format!("{ifname}:{container_id}"), 16))
+}
+
+/// What the comments of a network start with, before a `-`.
+fn network_mark(network: &NetworkName) -> String {
+    digest(network.as_str(), 16)
+}
+
+fn comment(owner: Owner) -> String {
+    let AttachmentId { container_id, ifname } = owner.attachment;
+    let text = format!("{}, net: {}, if: {ifname}, id: {container_id}", mark(owner), owner.network);
+    // nft has no way to write a quote in a comment; only an interface's name
+    // can have one.
+    cut(&text.replace('"', ""), COMMENT_MAX).to_owned()
+}
+
+/// Appends without a look at the rules of all the others, which at 5,000 of them
+/// costs 30 ms: between two ADDs of an attachment there is a DEL (spec, section
+/// 2, "Lifecycle & Ordering"), which finds whatever there is.
+pub(super) fn ensure(socket: &Socket, owner: Owner, addresses: &[IpNetwork]) -> Result<()> {
+    let shared = shared();
+    socket.update(|socket, out| {
+        socket.plan_missing(&shared, out)?;
+        for address in addresses {
+            out.add(wanted(owner, *address));
+        }
+        Ok(())
+    })
+}
+
+/// The same where there may be some of them: those go in the same batch, so that
+/// at no time there is none.
+pub(super) fn replace(socket: &Socket, owner: Owner, addresses: &[IpNetwork]) -> Result<()> {
+    let shared = shared();
+    socket.update(|socket, out| {
+        socket.plan_missing(&shared, out)?;
+        plan_removal(socket, owner, out)?;
+        for address in addresses {
+            out.add(wanted(owner, *address));
+        }
+        Ok(())
+    })
+}
+
+/// The first rule that should be there and is not, as text.
+pub(super) fn missing(
+    socket: &Socket,
+    owner: Owner,
+    addresses: &[IpNetwork],
+) -> Result<Option<String>> {
+    let mut missing = Transaction::new();
+    socket.plan_missing(&shared(), &mut missing)?;
+    if let Some(operation) = missing.operations().first() {
+        let text = operation.to_string();
+        let (_, object) = text.split_once(' ').unwrap_or_default();
+        return Ok(Some(object.to_owned()));
+    }
+    let mark = mark(owner);
+    let there = socket.rules_commented(&checks(), |comment| comment.starts_with(&mark))?;
+    let absent = addresses
+        .iter()
+        .map(|address| wanted(owner, *address))
+        .find(|rule| !there.iter().any(|present| present.does_the_same(rule)));
+    Ok(absent.map(|rule| format!("rule {} {} {rule}", table(), checks().name)))
+}
+
+pub(super) fn plan_removal(socket: &Socket, owner: Owner, out: &mut Transaction) -> Result<()> {
+    let mark = mark(owner);
+    delete_all(socket.rules_commented(&checks(), |comment| comment.starts_with(&mark))?, out);
+    Ok(())
+}
+
+pub(super) fn plan_sweep(
+    socket: &Socket,
+    network: &NetworkName,
+    valid: &Attachments,
+    out: &mut Transaction,
+) -> Result<()> {
+    let ours = format!("{}-", network_mark(network));
+    let valid: Vec<String> =
+        valid.iter().map(|attachment| mark(Owner { network, attachment: &attachment })).collect();
+    let stale = |comment: &str| {
+        comment.starts_with(&ours) && !valid.iter().any(|valid| comment.starts_with(valid))
+    };
+    delete_all(socket.rules_commented(&checks(), stale)?, out);
+    Ok(())
+}
+
+fn delete_all(rules: Vec<Rule>, out: &mut Transaction) {
+    for handle in rules.into_iter().filter_map(|rule| rule.handle) {
+        out.delete(Rule::at(&checks(), handle));
+    }
+}

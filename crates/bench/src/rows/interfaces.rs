@@ -1,0 +1,89 @@
+//! Plugins that make an interface, but for bridge.
+
+use super::{ipam, plugin};
+use crate::Outcome;
+use crate::contender::Contender;
+use crate::host::run;
+use crate::scenario::Need::{AtMost, Faster, LinkDeletion};
+use crate::scenario::Verb::{Add, Check, Del};
+use crate::scenario::{Link, Plugin, Scenario};
+use serde_json::json;
+
+pub(super) fn all() -> Vec<Scenario> {
+    let one_deletion = AtMost { counter: "link-deletions", most: 1 };
+    vec![
+        Scenario::new("ptp + host-local", "IPv4", |contender| ptp(contender, &["10.81.0.0/16"]))
+            .link(PAIR)
+            .verb(Add, &[Faster(4.0)])
+            .verb(Check, &[])
+            .verb(Del, &[LinkDeletion { ms: 2.0 }, one_deletion]),
+        Scenario::new("ptp + host-local", "dual stack", |contender| {
+            ptp(contender, &["10.82.0.0/16", "fd00:10:82::/64"])
+        })
+        .verb(Add, &[Faster(8.0)])
+        .verb(Check, &[])
+        .verb(Del, &[one_deletion]),
+        Scenario::new("macvlan + host-local", "IPv4", |contender| {
+            macvlan(contender, &["10.83.0.0/16"])
+        })
+        .prepare(parent)
+        .link(MACVLAN)
+        .verb(Add, &[Faster(4.0)])
+        .verb(Check, &[])
+        .verb(Del, &[LinkDeletion { ms: 2.0 }, one_deletion]),
+        Scenario::new("macvlan + host-local", "dual stack", |contender| {
+            macvlan(contender, &["10.84.0.0/16", "fd00:10:84::/64"])
+        })
+        .prepare(parent)
+        .verb(Add, &[Faster(8.0)])
+        .verb(Check, &[])
+        .verb(Del, &[one_deletion]),
+        // The peer's release has no tap.
+        Scenario::new("tap + host-local", "dual stack, no carrier", |contender| {
+            let conf = json!({"ipam": ipam(contender, &["10.85.0.0/16", "fd00:10:85::/64"])});
+            vec![plugin("tap", conf)]
+        })
+        .only_ours()
+        .verb(Add, &[])
+        .verb(Check, &[])
+        .verb(Del, &[one_deletion]),
+    ]
+}
+
+fn ptp(contender: &Contender, subnets: &[&str]) -> Vec<Plugin> {
+    let mut ipam = ipam(contender, subnets);
+    ipam["routes"] = json!([{"dst": "0.0.0.0/0"}]);
+    vec![plugin("ptp", json!({"ipam": ipam}))]
+}
+
+fn macvlan(contender: &Contender, subnets: &[&str]) -> Vec<Plugin> {
+    vec![plugin("macvlan", json!({"master": "parent0", "ipam": ipam(contender, subnets)}))]
+}
+
+/// A parent with a carrier: one end of a pair that is up.
+fn parent(_: &Contender) -> Outcome<()> {
+    if run("ip", &["link", "show", "parent0"], "").is_ok() {
+        return Ok(());
+    }
+    run("ip", &["-batch", "-"], MACVLAN.once).map(drop)
+}
+
+/// The veth pair that the plugin ptp makes.
+const PAIR: Link = Link {
+    once: "",
+    make: "link add bench0 up type veth peer name eth0 netns NETNS\n",
+    inside: "address add 10.81.0.2/16 dev eth0\n\
+             link set eth0 up\n",
+};
+
+/// The link that the plugin macvlan makes; a link of the host, to be deleted
+/// by the name that is deleted.
+const MACVLAN: Link = Link {
+    once: "link add parent0 type veth peer name wire0\n\
+           link set parent0 up\n\
+           link set wire0 up\n",
+    make: "link add bench0 link parent0 type macvlan mode bridge\n\
+           address add 10.83.0.2/16 dev bench0\n\
+           link set bench0 up\n",
+    inside: "",
+};

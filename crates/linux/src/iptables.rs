@@ -1,0 +1,372 @@
+//! Packet filter rules through the commands of iptables, for hosts whose rules
+//! are kept with them.
+//!
+//! A [`Batch`] of rules of one address family is applied by one
+//! `iptables-restore --noflush --wait`: per table, all of it or nothing.
+//! [`Program::save`] reads a table back; [`Program::update`] reads, plans and
+//! applies under a lock, so that callers at once never add a shared rule twice.
+//!
+//! There are two kinds of iptables on a host, with separate rules
+//! ([`Variant`]). Which of them can hold rules is known without executing
+//! either: legacy tables in use are listed in /proc
+//! ([`Iptables::legacy_tables`]), and iptables-nft keeps its rules in tables of
+//! nf_tables, which [`nft::Socket`](crate::nft::Socket) reads. Its chains can
+//! be removed there as well: [`plan_removal`].
+//!
+//! ```no_run
+//! use linux::Family;
+//! use linux::iptables::{Batch, Iptables, Rule};
+//!
+//! let iptables = Iptables::open()?;
+//! if let Some(program) = iptables.program(Family::V4) {
+//!     let mut batch = Batch::new("nat");
+//!     batch.new_chain("EXAMPLE");
+//!     batch.append("EXAMPLE", Rule::new("! -d 224.0.0.0/4").comment("c 1").jump("MASQUERADE"));
+//!     batch.append("POSTROUTING", Rule::new("-s 10.1.0.2/32").jump("EXAMPLE"));
+//!     program.restore(&batch)?;
+//! }
+//! # Ok::<(), linux::Error>(())
+//! ```
+//!
+//! The environment is not looked at, neither for PATH nor for anything else.
+
+mod batch;
+mod stored;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io::{ErrorKind as IoErrorKind, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::family::Family;
+use crate::netns::Namespace;
+
+pub use self::batch::{Batch, COMMENT_MAX, Chain, Rule, Saved};
+pub use self::stored::{
+    Destination, comment_of, destination_of, nft_table, plan_removal, source_of, verdict_of,
+};
+
+/// Where the commands are looked for, in this order: what a root shell has in
+/// its PATH on Debian, Fedora and Alpine, and the one folder of NixOS.
+pub const SEARCH: &[&str] = &[
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+    "/run/current-system/sw/bin",
+];
+
+/// Seconds a command may wait for the lock that all legacy commands share
+/// (/run/xtables.lock).
+const WAIT_S: u32 = 60;
+
+/// How long [`Program::update`] waits for others that do the same. Each takes
+/// some 5 ms, and those that wait are served in turn.
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
+
+/// Of the thread that waits; it makes one system call.
+const LOCK_STACK: usize = 64 << 10;
+
+/// The kind of iptables, which decides where its rules are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// Tables of the kernel's own for iptables (`CONFIG_IP_NF_IPTABLES`).
+    Legacy,
+    /// Tables of nf_tables named `filter`, `nat`, .. in the families `ip` and
+    /// `ip6`.
+    Nft,
+}
+
+/// The iptables commands of a host, and the network namespace they act on.
+#[derive(Debug)]
+pub struct Iptables {
+    namespace: Namespace,
+    search: &'static [&'static str],
+    /// Legacy tables in use: of IPv4, of IPv6.
+    legacy: [Vec<String>; 2],
+}
+
+impl Iptables {
+    /// The commands in [`SEARCH`], for the network namespace the calling thread
+    /// is in now. Executes nothing and looks for no command yet.
+    ///
+    /// # Errors
+    ///
+    /// When /proc is not mounted.
+    pub fn open() -> Result<Iptables> {
+        Iptables::open_with(SEARCH)
+    }
+
+    /// As [`Iptables::open`], looking for the commands in other folders.
+    ///
+    /// # Errors
+    ///
+    /// When /proc is not mounted.
+    pub fn open_with(search: &'static [&'static str]) -> Result<Iptables> {
+        let legacy = [read_names("ip_tables_names"), read_names("ip6_tables_names")];
+        Ok(Iptables { namespace: Namespace::current()?, search, legacy })
+    }
+
+    /// The legacy tables in use when this was opened, such as `nat`. Where a
+    /// table is not among them, the legacy commands have no rules in it. It
+    /// also counts as in use when somebody only looked at it.
+    #[must_use]
+    pub fn legacy_tables(&self, family: Family) -> &[String] {
+        &self.legacy[usize::from(family == Family::V6)]
+    }
+
+    /// The command a person means by `iptables` or `ip6tables`, of whichever
+    /// kind; `None` where there is none.
+    #[must_use]
+    pub fn program(&self, family: Family) -> Option<Program<'_>> {
+        self.find(family, "")
+    }
+
+    /// The command of a kind, under its own name (`iptables-legacy`) or as the
+    /// host's plain `iptables`; `None` where there is none. A plain one of
+    /// which the kind cannot be told, such as a script, is taken for legacy:
+    /// what is in nf_tables needs no command.
+    #[must_use]
+    pub fn program_of(&self, family: Family, variant: Variant) -> Option<Program<'_>> {
+        let infix = match variant {
+            Variant::Legacy => "-legacy",
+            Variant::Nft => "-nft",
+        };
+        let plain = || {
+            self.find(family, "").filter(|program| match variant {
+                Variant::Legacy => program.variant != Some(Variant::Nft),
+                Variant::Nft => program.variant == Some(Variant::Nft),
+            })
+        };
+        self.find(family, infix).or_else(plain)
+    }
+
+    fn find(&self, family: Family, infix: &str) -> Option<Program<'_>> {
+        let stem = match family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        let find = |suffix: &str| {
+            let name = format!("{stem}{infix}-{suffix}");
+            self.search.iter().map(|folder| Path::new(folder).join(&name)).find(|p| p.is_file())
+        };
+        let restore = find("restore")?;
+        let variant = variant_of(&restore);
+        let save = find("save");
+        Some(Program { host: self, family, variant, restore, save })
+    }
+
+    /// Waits for the lock of this namespace's rules. It is a flock(2) on the
+    /// namespace's file: nothing on disk, gone with the process.
+    fn lock(&self) -> Result<Flock<File>> {
+        let doing = "lock the iptables rules";
+        // A lock belongs to an open file; a duplicate would share it.
+        let file = File::open(format!("/proc/self/fd/{}", self.namespace.as_fd().as_raw_fd()))
+            .map_err(|error| Error::from_io(doing, &error))?;
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => return Err(Error::from_errno(doing, errno as i32)),
+        };
+        let (sender, receiver) = sync_channel(0);
+        let wait = move || {
+            let mut file = file;
+            let locked = loop {
+                match Flock::lock(file, FlockArg::LockExclusive) {
+                    Err((same, Errno::EINTR)) => file = same,
+                    other => break other.map_err(|(_, errno)| errno),
+                }
+            };
+            // Nobody listens any more after the limit; the lock is then given
+            // back here.
+            let _ = sender.send(locked);
+        };
+        // It is not joined: after the limit it may wait as long as it takes.
+        std::thread::Builder::new()
+            .stack_size(LOCK_STACK)
+            .spawn(wait)
+            .map_err(|error| Error::from_io(doing, &error))?;
+        match receiver.recv_timeout(LOCK_LIMIT) {
+            Ok(Ok(lock)) => Ok(lock),
+            Ok(Err(errno)) => Err(Error::from_errno(doing, errno as i32)),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                Err(Error::timed_out(doing)
+                    .hint("another process holds it; /proc/locks tells which"))
+            }
+        }
+    }
+}
+
+/// The iptables commands of one address family.
+#[derive(Debug)]
+pub struct Program<'h> {
+    host: &'h Iptables,
+    family: Family,
+    variant: Option<Variant>,
+    restore: PathBuf,
+    /// Missing where only half of the package is installed.
+    save: Option<PathBuf>,
+}
+
+impl Program<'_> {
+    /// The family whose rules it keeps.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Its kind, as far as the name of the file behind it tells.
+    #[must_use]
+    pub fn variant(&self) -> Option<Variant> {
+        self.variant
+    }
+
+    /// Its path, for messages.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.restore
+    }
+
+    /// Applies a batch: all of it or, where one line is refused, nothing.
+    /// Executes nothing for an empty one. Without a lock of ours: whoever adds
+    /// rules that others add as well uses [`Program::update`].
+    ///
+    /// Like `iptables-restore --noflush --wait`.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` for a word that no rule can have, before anything is executed.
+    /// Otherwise what the command said; `Invalid` where it did not understand a
+    /// rule, `Unsupported` where kernel and command do not fit.
+    pub fn restore(&self, batch: &Batch) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let text = batch.text()?;
+        let mut command = Command::new(&self.restore);
+        command.args(["--noflush", &format!("--wait={WAIT_S}")]);
+        let output = self.run(command, text.as_bytes())?;
+        self.judge(&self.restore, &format!("table {}", batch.table()), &output)
+    }
+
+    /// Reads a table: its chains with their rules. Empty, and nothing is
+    /// executed, where it is known that the table is not in use: to look at a
+    /// legacy table makes it.
+    ///
+    /// Like `iptables-save -t nat`.
+    ///
+    /// # Errors
+    ///
+    /// What the command said.
+    pub fn save(&self, table: &str) -> Result<Saved> {
+        let in_use = self.host.legacy_tables(self.family).iter().any(|name| name == table);
+        if self.variant == Some(Variant::Legacy) && !in_use {
+            return Ok(Saved::default());
+        }
+        let program = self.save.as_ref().ok_or_else(|| {
+            let missing = self.restore.display().to_string().replace("-restore", "-save");
+            Error::with_kind("read iptables rules", ErrorKind::NotFound, "no such file")
+                .context(missing)
+                .hint("only a part of iptables is installed")
+        })?;
+        let mut command = Command::new(program);
+        command.args(["-t", table]);
+        let output = self.run(command, &[])?;
+        self.judge(program, &format!("table {table}"), &output)?;
+        Ok(Saved::parse(&String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// Reads a table, lets `plan` fill a batch for it with what is missing, and
+    /// applies that; alone among all callers in this network namespace.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Program::save`], `plan` and [`Program::restore`]; `TimedOut`
+    /// when others take too long.
+    pub fn update(
+        &self,
+        table: &str,
+        plan: impl FnOnce(&Saved, &mut Batch) -> Result<()>,
+    ) -> Result<()> {
+        let _alone = self.host.lock()?;
+        let saved = self.save(table)?;
+        let mut batch = Batch::new(table);
+        plan(&saved, &mut batch)?;
+        self.restore(&batch)
+    }
+
+    /// Runs a command in the namespace, to its end.
+    fn run(&self, mut command: Command, input: &[u8]) -> Result<Output> {
+        let program = PathBuf::from(command.get_program());
+        let failed = |error: &std::io::Error| {
+            Error::from_io(format!("execute {}", program.display()), error)
+        };
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if Namespace::current_id()? != self.host.namespace.id() {
+            self.host.namespace.run_command_in(&mut command)?;
+        }
+        let mut child = command.spawn().map_err(|error| failed(&error))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            match stdin.write_all(input) {
+                // It gave up half way, and will say why.
+                Err(error) if error.kind() == IoErrorKind::BrokenPipe => {}
+                Err(error) => return Err(failed(&error)),
+                Ok(()) => {}
+            }
+        }
+        child.wait_with_output().map_err(|error| failed(&error))
+    }
+
+    fn judge(&self, program: &Path, object: &str, output: &Output) -> Result<()> {
+        if output.status.success() {
+            return Ok(());
+        }
+        // `enum xtables_exittype` in xtables.h of iptables 1.8.
+        let kind = match output.status.code() {
+            Some(2) => ErrorKind::Invalid,
+            Some(3) => ErrorKind::Unsupported,
+            _ => ErrorKind::Other,
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<&str> =
+            said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let cause = match lines.as_slice() {
+            [] => output.status.to_string(),
+            lines => lines.join("; "),
+        };
+        Err(Error::with_kind(format!("{} for {object}", program.display()), kind, cause))
+    }
+}
+
+/// The kind by the file behind the name: both have one executable for all
+/// their commands (`xtables-nft-multi`, `xtables-legacy-multi`; before 1.8.0
+/// `xtables-multi`).
+fn variant_of(program: &Path) -> Option<Variant> {
+    let file = fs::canonicalize(program).ok()?;
+    let name = file.file_name()?.to_str()?;
+    if name.contains("nft") {
+        Some(Variant::Nft)
+    } else if name.contains("legacy") || name == "xtables-multi" {
+        Some(Variant::Legacy)
+    } else {
+        None
+    }
+}
+
+/// A list of names in /proc/net, which is the main thread's: `thread-self`
+/// follows the calling thread. No file, no tables.
+fn read_names(file: &str) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}

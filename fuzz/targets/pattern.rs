@@ -1,0 +1,1 @@
+../../plugins/tuning/src/pattern.rs

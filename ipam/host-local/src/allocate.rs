@@ -1,0 +1,171 @@
+//! The addresses of one attachment: given, compared and taken back all
+//! together.
+
+use crate::conf::Plan;
+use crate::io;
+use crate::ledger::Ledger;
+use crate::range::RangeSet;
+use cni::{AttachmentId, Error, IpConfig, Request, Result, Success};
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+
+/// One address of each set, or none at all: what it took it gives back when it
+/// fails, and nothing else.
+pub(crate) fn all(ledger: &mut Ledger, plan: &Plan, request: &Request) -> Result<Vec<IpConfig>> {
+    let owner = request.attachment();
+    let held = held_by_set(ledger, plan, &owner)?;
+    let netns = netns(request);
+    let mut taken = Vec::new();
+    let sets = plan.sets.iter().zip(&plan.requested).zip(held).enumerate();
+    let given: Result<Vec<IpConfig>> = sets
+        .map(|(i, ((set, requested), held))| {
+            let ip = match (held, requested) {
+                (Some(held), _) => held,
+                (None, requested) => {
+                    let ip = one(ledger, i, set, *requested, &owner, netns)?;
+                    taken.push(ip);
+                    ip
+                }
+            };
+            let range = set.range_of(ip).expect("the address was found in this set");
+            let (address, gateway) = (range.network_of(ip), Some(range.gateway()));
+            Ok(IpConfig { interface: None, address, gateway })
+        })
+        .collect();
+    given.map_err(|error| {
+        let undo = ledger.take_back(&taken, &owner);
+        undo.into_iter().fold(error, |error, e| error.with_details(format!("undo: {e}")))
+    })
+}
+
+/// What the attachment holds of each set already: nothing, unless
+/// `idempotentAdd` says that is all right.
+fn held_by_set(
+    ledger: &mut Ledger,
+    plan: &Plan,
+    owner: &AttachmentId,
+) -> Result<Vec<Option<IpAddr>>> {
+    let held = ledger.held_by(owner).map_err(io)?;
+    let of_set = |(i, set): (usize, &RangeSet)| {
+        let mut inside = held.iter().filter(|ip| set.range_of(**ip).is_some());
+        let requested = plan.requested[i];
+        let as_requested = inside.clone().find(|ip| Some(**ip) == requested);
+        match (as_requested.or_else(|| inside.next()), requested) {
+            (None, _) => Ok(None),
+            (Some(ip), _) if !plan.idempotent_add => Err(refused(
+                i,
+                format!(
+                    "{ip} has been allocated to {}, interface {}, duplicate allocation is not allowed: DEL comes first, or set idempotentAdd",
+                    owner.container_id, owner.ifname
+                ),
+            )),
+            (Some(ip), Some(requested)) if *ip != requested => Err(refused(
+                i,
+                format!(
+                    "{requested} was requested, but {ip} has been allocated to {}, interface {}",
+                    owner.container_id, owner.ifname
+                ),
+            )),
+            (Some(ip), _) => Ok(Some(*ip)),
+        }
+    };
+    plan.sets.iter().enumerate().map(of_set).collect()
+}
+
+/// Takes an address of `set`, which is number `i`.
+fn one(
+    ledger: &mut Ledger,
+    i: usize,
+    set: &RangeSet,
+    requested: Option<IpAddr>,
+    owner: &AttachmentId,
+    netns: u32,
+) -> Result<IpAddr> {
+    let mut turn = ledger.turn(i).map_err(io)?;
+    if let Some(ip) = requested {
+        return match ledger.reserve(ip, owner, netns, &mut turn).map_err(io)? {
+            None => Ok(ip),
+            Some(holder) => Err(refused(
+                i,
+                format!("requested IP address {ip} is not available in range set {set}: {holder}"),
+            )),
+        };
+    }
+    while let Some(ip) = ledger.next_free(set, turn.last).map_err(io)? {
+        // Else it was taken after all, which the ledger has learned by now.
+        if ledger.reserve(ip, owner, netns, &mut turn).map_err(io)?.is_none() {
+            return Ok(ip);
+        }
+    }
+    Err(refused(i, exhausted(set)))
+}
+
+fn exhausted(set: &RangeSet) -> String {
+    format!("no IP addresses available in range set: {set}")
+}
+
+fn refused(i: usize, cause: String) -> Error {
+    Error::internal(format!("failed to allocate for range {i}: {cause}"))
+}
+
+/// The inode of the container's network namespace, 0 when it has none that can
+/// be named.
+fn netns(request: &Request) -> u32 {
+    let inode = request.netns.as_deref().and_then(|path| path.metadata().ok()).map(|m| m.ino());
+    inode.and_then(|inode| inode.try_into().ok()).unwrap_or(0)
+}
+
+/// Does the attachment hold an address, and all those of the previous result
+/// that lie in the ranges?
+pub(crate) fn verify(
+    ledger: &mut Ledger,
+    plan: &Plan,
+    previous: Option<&Success>,
+    request: &Request,
+) -> Result<()> {
+    let held = ledger.held_by(&request.attachment()).map_err(io)?;
+    if held.is_empty() {
+        return Err(not_found(request));
+    }
+    let promised = previous.into_iter().flat_map(|result| &result.ips).map(|ip| ip.address.ip());
+    let ours = promised.filter(|ip| plan.sets.iter().any(|set| set.range_of(*ip).is_some()));
+    for ip in ours {
+        if !held.contains(&ip) {
+            return Err(Error::internal(format!(
+                "check address {ip} of container {}, interface {}: it is {}",
+                request.container_id,
+                request.ifname,
+                ledger.holder(ip)
+            )));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn not_found(request: &Request) -> Error {
+    Error::internal(format!(
+        "failed to find an address allocated to container {}, interface {} on network {}",
+        request.container_id,
+        request.ifname,
+        request.network.name()
+    ))
+}
+
+/// Gives back whatever the attachment holds, wherever the ranges are now.
+pub(crate) fn remove(ledger: &mut Ledger, request: &Request) -> Result<()> {
+    let owner = request.attachment();
+    let held = ledger.held_by(&owner).map_err(io)?;
+    Error::join(ledger.release(&held, &owner).into_iter().map(io).collect())
+}
+
+/// Has every set an address left?
+pub(crate) fn verify_free(ledger: &mut Ledger, plan: &Plan) -> Result<()> {
+    for (i, set) in plan.sets.iter().enumerate() {
+        // As ADD would, which fails when it cannot move round robin on.
+        let turn = ledger.turn(i).map_err(io)?;
+        if ledger.next_free(set, turn.last).map_err(io)?.is_none() {
+            return Err(refused(i, exhausted(set)));
+        }
+    }
+    Ok(())
+}

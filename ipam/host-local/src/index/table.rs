@@ -1,0 +1,350 @@
+//! A hash table in a file, from attachments to the addresses they hold: open
+//! addressing with linear probing, a slot per lease, read and written in place.
+//!
+//! The key is a hash of container and interface. Two attachments of the same
+//! hash do no harm: each lease has its own slot, and who asks reads the leases
+//! to see which are his.
+
+use super::{mix, words};
+use cni::AttachmentId;
+use store::{DataFile, Result};
+
+/// A lease. Boot and namespace are kept because the lease's own format has no
+/// room for them: they tell whether its owner can still be alive.
+// Packed, because many are in memory at once: 40 bytes in place of 48.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, packed(8))]
+pub(crate) struct Entry {
+    /// [`owner_key`]
+    pub(crate) owner: u64,
+    pub(crate) address: u128,
+    /// The lease's modification time, in nanoseconds since 1970: an entry of
+    /// another lease of the same address is not mistaken for this one's.
+    pub(crate) made: u64,
+    /// Of the boot it was made in; 0 is not known. A part of the boot ID will
+    /// do: that it is mistaken for another's has a chance of 1 in 2^32, and
+    /// then a dead owner is taken for a live one.
+    pub(crate) boot: u32,
+    /// Inode of the owner's network namespace; 0 is not known.
+    pub(crate) netns: u32,
+}
+
+/// What stands for an attachment in the table; for a lease of the old format
+/// the interface is empty.
+pub(crate) fn owner_key(owner: &AttachmentId) -> u64 {
+    let bytes = owner.container_id.bytes().chain([0]).chain(owner.ifname.bytes());
+    // FNV-1a, the 64-bit variant.
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // Its low bits are good, its high ones, which choose the slot, are not.
+    mix(&[hash]).clamp(EMPTY + 1, REMOVED - 1)
+}
+
+/// Keys with a meaning of their own.
+const EMPTY: u64 = 0;
+const REMOVED: u64 = u64::MAX;
+
+const SLOT: usize = 40;
+const HEAD: usize = 16;
+const MAGIC: u64 = u64::from_le_bytes(*b"oxcni ow");
+/// Slots read at once: nearly every search ends in the first lot.
+const LOT: u64 = 32;
+/// 10 KiB.
+const LEAST_CAPACITY: u64 = 256;
+/// Slots written, or read, at once where all are: 20 KiB.
+const MANY: u64 = 512;
+
+impl Entry {
+    fn to_bytes(self) -> [u8; SLOT] {
+        let last = u64::from(self.boot) << 32 | u64::from(self.netns);
+        let words = [self.owner, self.address as u64, (self.address >> 64) as u64, self.made, last];
+        let mut bytes = [0; SLOT];
+        for (slot, word) in bytes.chunks_exact_mut(8).zip(words) {
+            slot.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Entry> {
+        let [owner, low, high, made, last] = words::<5>(bytes)?;
+        Some(Entry {
+            owner,
+            address: u128::from(high) << 64 | u128::from(low),
+            made,
+            boot: (last >> 32) as u32,
+            netns: last as u32,
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    file: DataFile,
+    capacity: u64,
+}
+
+impl Table {
+    /// Slots for `leases` and half as many more before it has to grow.
+    pub(super) fn capacity_for(leases: u64) -> u64 {
+        (leases * 2).max(LEAST_CAPACITY)
+    }
+
+    /// None when it is not the table of `build` and `capacity`.
+    pub(super) fn open(file: DataFile, build: u64, capacity: u64) -> Option<Table> {
+        let length = capacity.checked_mul(SLOT as u64)?.checked_add(HEAD as u64)?;
+        let mut head = [0; HEAD];
+        file.read_at(0, &mut head).ok()?;
+        let fits = capacity > 0 && file.length() == length && words(&head)? == [MAGIC, build];
+        fits.then_some(Table { file, capacity })
+    }
+
+    /// Writes a new one, from front to back: the slots where the searches for
+    /// keys begin ascend with the keys. Fewer `entries` than `capacity`.
+    pub(super) fn write(
+        file: &mut DataFile,
+        entries: &mut [Entry],
+        build: u64,
+        capacity: u64,
+    ) -> Result<()> {
+        entries.sort_unstable_by_key(|entry| entry.owner);
+        let end = entries.iter().fold(0, |next, entry| home(entry.owner, capacity).max(next) + 1);
+        // So many find no room before the end, and are at the beginning.
+        let over = end.saturating_sub(capacity) as usize;
+        let (rest, first) = entries.split_at(entries.len() - over);
+        file.set_length(0)?;
+        file.set_length(byte(capacity) as u64)?;
+        let mut bytes = Vec::with_capacity(byte(MANY));
+        bytes.extend(MAGIC.to_le_bytes());
+        bytes.extend(build.to_le_bytes());
+        let (mut start, mut next) = (0, 0);
+        for (entry, home) in first
+            .iter()
+            .map(|entry| (entry, 0))
+            .chain(rest.iter().map(|entry| (entry, home(entry.owner, capacity))))
+        {
+            let slot = home.max(next);
+            next = slot + 1;
+            if byte(next) - start > bytes.capacity() {
+                file.write_at(start as u64, &bytes)?;
+                bytes.clear();
+                start = byte(slot);
+            }
+            // Empty slots are zeros.
+            bytes.resize(byte(slot) - start, 0);
+            bytes.extend(entry.to_bytes());
+        }
+        file.write_at(start as u64, &bytes)
+    }
+
+    /// Visits the slots where `key` may be, until `visit` returns something or
+    /// an empty slot was visited.
+    fn probe<T>(
+        &self,
+        key: u64,
+        mut visit: impl FnMut(u64, &Entry) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let mut at = home(key, self.capacity);
+        let mut left = self.capacity;
+        let mut bytes = [0; LOT as usize * SLOT];
+        while left > 0 {
+            let count = LOT.min(left).min(self.capacity - at);
+            let lot = &mut bytes[..count as usize * SLOT];
+            // A short read leaves zeros, which are empty slots.
+            lot.fill(0);
+            self.file.read_at(byte(at) as u64, lot)?;
+            for (slot, bytes) in (at..).zip(lot.chunks_exact(SLOT)) {
+                let entry = Entry::from_bytes(bytes).expect("a slot has the length of an entry");
+                let found = visit(slot, &entry);
+                if found.is_some() || entry.owner == EMPTY {
+                    return Ok(found);
+                }
+            }
+            at = (at + count) % self.capacity;
+            left -= count;
+        }
+        Ok(None)
+    }
+
+    pub(super) fn find(&self, key: u64) -> Result<Vec<u128>> {
+        let mut found = Vec::new();
+        self.probe(key, |_, entry| {
+            if entry.owner == key {
+                found.push(entry.address);
+            }
+            None::<()>
+        })?;
+        Ok(found)
+    }
+
+    pub(super) fn get(&self, key: u64, address: u128) -> Result<Option<Entry>> {
+        self.probe(key, |_, e| (e.owner == key && e.address == address).then_some(*e))
+    }
+
+    /// True when it took a slot that was never used before.
+    pub(super) fn insert(&mut self, new: &Entry) -> Result<bool> {
+        let free = |entry: &Entry| entry.owner == EMPTY || entry.owner == REMOVED;
+        let found = self.probe(new.owner, |slot, entry| free(entry).then_some((slot, *entry)))?;
+        let (slot, entry) = found.ok_or_else(|| self.file.error("insert into", "it is full"))?;
+        self.file.write_at(byte(slot) as u64, &new.to_bytes())?;
+        Ok(entry.owner == EMPTY)
+    }
+
+    pub(super) fn remove(&mut self, key: u64, address: u128) -> Result<()> {
+        let is_it = |entry: &Entry| entry.owner == key && entry.address == address;
+        let found = self.probe(key, |slot, entry| is_it(entry).then_some(slot))?;
+        let Some(slot) = found else { return Ok(()) };
+        self.file.write_at(byte(slot) as u64, &REMOVED.to_le_bytes())
+    }
+
+    pub(super) fn entries(&self) -> Result<Vec<Entry>> {
+        let live = |entry: &Entry| entry.owner != EMPTY && entry.owner != REMOVED;
+        let mut entries = Vec::new();
+        let mut bytes = vec![0; MANY as usize * SLOT];
+        for slot in (0..self.capacity).step_by(MANY as usize) {
+            let count = MANY.min(self.capacity - slot) as usize;
+            let lot = &mut bytes[..count * SLOT];
+            lot.fill(0);
+            self.file.read_at(byte(slot) as u64, lot)?;
+            entries.extend(lot.chunks_exact(SLOT).filter_map(Entry::from_bytes).filter(live));
+        }
+        Ok(entries)
+    }
+}
+
+/// The slot where the search for `key` begins.
+fn home(key: u64, capacity: u64) -> u64 {
+    ((u128::from(key) * u128::from(capacity)) >> 64) as u64
+}
+
+/// Where a slot lies in the file.
+fn byte(slot: u64) -> usize {
+    HEAD + slot as usize * SLOT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::temporary::Temporary;
+    use proptest::prelude::*;
+    use store::Dir;
+
+    const BUILD: u64 = 7;
+
+    fn table(entries: &mut [Entry], capacity: u64) -> (Temporary, Table) {
+        let temporary = Temporary::new();
+        let dir = Dir::open(temporary.path()).expect("made");
+        let mut file = dir.create_data("t", 0o600).expect("made");
+        Table::write(&mut file, entries, BUILD, capacity).expect("written");
+        let file = dir.open_data("t").expect("there");
+        (temporary, Table::open(file, BUILD, capacity).expect("it is the one"))
+    }
+
+    fn entry(owner: u64, address: u128) -> Entry {
+        Entry { owner, address, made: address as u64 ^ 5, boot: u32::MAX - 1, netns: 0xf000_0001 }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Against a list. The keys are few and close, so that searches run
+        /// into each other and round the end of the file.
+        #[test]
+        fn is_a_map_to_many(
+            first in prop::collection::btree_set((0_usize..6, 0_u128..40), 0..20),
+            steps in prop::collection::vec((any::<bool>(), 0_usize..6, 0_u128..40), 0..200),
+        ) {
+            let keys = [1, 2, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX - 2, u64::MAX - 1];
+            let mut model: Vec<Entry> = first.iter().map(|(k, a)| entry(keys[*k], *a)).collect();
+            let (_temporary, mut table) = table(&mut model, 70);
+            let mut used = model.len() as u64;
+            for (insert, key, address) in steps {
+                let new = entry(keys[key], address);
+                let at = model.iter().position(|e| *e == new);
+                match (insert, at) {
+                    (true, None) if used < 69 => {
+                        used += u64::from(table.insert(&new).expect("there is room"));
+                        model.push(new);
+                    }
+                    (false, Some(at)) => {
+                        table.remove(new.owner, address).expect("removed");
+                        model.remove(at);
+                    }
+                    (false, None) => table.remove(new.owner, address).expect("nothing to do"),
+                    _ => {}
+                }
+            }
+            for key in keys {
+                let mut found = table.find(key).expect("readable");
+                let mut expected: Vec<u128> = model.iter().filter(|e| e.owner == key).map(|e| e.address).collect();
+                found.sort_unstable();
+                expected.sort_unstable();
+                prop_assert_eq!(found, expected);
+            }
+            let order = |e: &Entry| (e.owner, e.address);
+            let mut all = table.entries().expect("readable");
+            all.sort_unstable_by_key(order);
+            model.sort_unstable_by_key(order);
+            prop_assert_eq!(all, model);
+        }
+    }
+
+    /// Larger than what is written at once, and with keys that run over the end.
+    #[test]
+    fn what_is_written_is_found() {
+        for keys in [&[1_u64 << 63][..], &[u64::MAX - 1, 1], &[5, u64::MAX / 3, u64::MAX - 9]] {
+            let spread = (0..3000).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 2);
+            let crowd = (0..900).map(|n| keys[n % keys.len()]);
+            let mut all: Vec<Entry> =
+                (0..).zip(spread.chain(crowd)).map(|(n, owner)| entry(owner, n)).collect();
+            let (_temporary, table) = table(&mut all, Table::capacity_for(3900));
+            for entry in &all {
+                let (owner, address) = (entry.owner, entry.address);
+                assert_eq!(table.get(owner, address).expect("readable"), Some(*entry));
+            }
+            for key in keys {
+                let count = all.iter().filter(|entry| entry.owner == *key).count();
+                assert_eq!(table.find(*key).expect("readable").len(), count);
+            }
+            let order = |e: &Entry| (e.owner, e.address);
+            let mut read = table.entries().expect("readable");
+            read.sort_unstable_by_key(order);
+            all.sort_unstable_by_key(order);
+            assert_eq!(read, all);
+        }
+    }
+
+    #[test]
+    fn a_full_table_says_so() {
+        let mut full: Vec<Entry> = (0..4).map(|n| entry(9, n)).collect();
+        let (_temporary, mut table) = table(&mut full, 4);
+        assert_eq!(table.find(8).expect("readable"), []);
+        assert!(table.insert(&entry(8, 1)).is_err());
+        table.remove(9, 2).expect("removed");
+        assert!(!table.insert(&entry(8, 1)).expect("there is room"), "a used slot");
+    }
+
+    #[test]
+    fn another_table_is_not_opened() {
+        let (temporary, _table) = table(&mut [], 10);
+        let dir = Dir::open(temporary.path()).expect("made");
+        let open =
+            |build, capacity| Table::open(dir.open_data("t").expect("there"), build, capacity);
+        assert!(open(BUILD, 10).is_some());
+        assert!(open(BUILD + 1, 10).is_none() && open(BUILD, 9).is_none());
+        assert!(open(BUILD, 0).is_none() && open(BUILD, u64::MAX).is_none());
+    }
+
+    #[test]
+    fn keys_differ_with_container_and_interface() {
+        let key = |container_id: &str, ifname: &str| {
+            owner_key(&AttachmentId { container_id: container_id.into(), ifname: ifname.into() })
+        };
+        let mut keys =
+            vec![key("a", "b"), key("ab", ""), key("", "ab"), key("a", "bc"), key("ab", "c")];
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 5);
+        // It is on the disk: another value would be another format.
+        assert_eq!(key("c1", "eth0"), 1_841_963_499_250_946_006);
+    }
+}

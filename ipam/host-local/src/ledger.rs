@@ -1,0 +1,471 @@
+//! The leases of a network, under its lock, with the index as a shortcut.
+//!
+//! Each change is made to the leases first; [`Ledger::finish`] brings the index
+//! up to date. A ledger that is dropped without it, or a process killed at any
+//! point, leaves an index that does not fit the directory any more, which the
+//! next one notices.
+
+mod survey;
+
+use crate::conf::Place;
+use crate::cooldown::Resting;
+use crate::index::{self, Entry, Found, Index, owner_key};
+use crate::leases::{Created, Holder, Leases, Turn};
+use crate::occupancy::Occupancy;
+use crate::range::{RangeSet, address, number};
+use cni::AttachmentId;
+use std::net::IpAddr;
+use store::{Dir, Error, Result};
+
+/// Where indexes are, in the data directory. No network has this name.
+const INDEXES: &str = ".oxcni";
+const INDEX_MODE: u32 = 0o700;
+const DIR_MODE: u32 = 0o755;
+/// In seconds: before a range is called exhausted, the leases are read once
+/// more if that is longer ago, in case somebody removed one without the lock
+/// at the very moment a verb was at work, so that it went unnoticed.
+const DOUBT_AFTER: u64 = 60;
+
+/// Leases that a walk makes room for: 160 KiB, of which the system gives what is
+/// used.
+const SOME: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    leases: Leases,
+    /// None when it cannot be had: then every verb reads all leases.
+    index_dir: Option<Dir>,
+    known: Known,
+    /// Is that all there is to know? Else no index is made of it.
+    complete: bool,
+    /// Which boot this is; 0 is not known.
+    boot: u64,
+    /// In seconds since 1970.
+    now: u64,
+    /// The directory's modification time, as far as this program set it.
+    stamp: u64,
+    /// Has the directory been changed since then?
+    touched: bool,
+    /// None without `releaseCooldown`: then nothing is recorded.
+    resting: Option<Resting>,
+}
+
+/// Where knowledge of the leases comes from.
+#[derive(Debug)]
+enum Known {
+    /// The index on the disk, which is changed in place.
+    Index(Box<Index>),
+    /// They were read just now, or the index outgrew its file: it will be
+    /// written anew.
+    Memory(Found),
+}
+
+impl Ledger {
+    /// Opens the leases of a network, making their directory.
+    ///
+    /// # Errors
+    /// [`Error::is_timed_out`], or the directory cannot be had.
+    pub(crate) fn create(place: &Place) -> Result<Ledger> {
+        let dir = Dir::create(place.dir(), DIR_MODE)?;
+        let mut ledger = Ledger::new(place, dir)?;
+        ledger.complete()?;
+        Ok(ledger)
+    }
+
+    /// Opens the leases of a network, if it has any.
+    ///
+    /// # Errors
+    /// As [`Ledger::create`].
+    pub(crate) fn open(place: &Place) -> Result<Option<Ledger>> {
+        let mut ledger = Ledger::open_to_sweep(place)?;
+        ledger.as_mut().map_or(Ok(()), Ledger::complete)?;
+        Ok(ledger)
+    }
+
+    /// The same for [`Ledger::sweep`] alone, which reads the leases itself.
+    ///
+    /// # Errors
+    /// As [`Ledger::create`].
+    pub(crate) fn open_to_sweep(place: &Place) -> Result<Option<Ledger>> {
+        match Dir::open(place.dir()) {
+            Err(e) if e.is_not_found() => Ok(None),
+            dir => Ledger::new(place, dir?).map(Some),
+        }
+    }
+
+    fn new(place: &Place, dir: Dir) -> Result<Ledger> {
+        let leases = Leases::lock(dir, place.lock_timeout)?;
+        // Without the boot's identity an index could not be trusted.
+        let boot = store::boot_id().map_or(0, |id| ((id >> 64) as u64 ^ id as u64).max(1));
+        let index_dir = Some(place).filter(|_| boot != 0).and_then(|place| index_dir(place).ok());
+        let now = store::now().as_secs();
+        let resting =
+            (place.cooldown > 0).then(|| Resting::read(index_dir.as_ref(), place.cooldown, now));
+        let modified = leases.dir().modified()?;
+        Ok(Ledger {
+            leases,
+            index_dir,
+            known: Known::Memory(Found::default()),
+            complete: false,
+            boot,
+            now,
+            stamp: modified,
+            touched: false,
+            resting,
+        })
+    }
+
+    /// Takes the index, if it is current.
+    fn recall(&mut self) -> Option<Index> {
+        let index = self.index_dir.as_ref().and_then(Index::read)?;
+        if !index.is_current(self.stamp, self.boot) {
+            return Some(index);
+        }
+        self.known = Known::Index(Box::new(index));
+        self.complete = true;
+        None
+    }
+
+    /// Learns all there is to know.
+    fn complete(&mut self) -> Result<()> {
+        let outdated = self.recall();
+        if self.complete {
+            return Ok(());
+        }
+        self.walk(outdated.as_ref(), &mut |_, _, _| true)
+    }
+
+    pub(crate) fn dir(&self) -> &Dir {
+        self.leases.dir()
+    }
+
+    /// Whose the lease of `ip` is.
+    pub(crate) fn holder(&self, ip: IpAddr) -> Holder {
+        self.leases.holder(ip)
+    }
+
+    /// Reads all leases, and knows of those that `keep` wants kept: those it does
+    /// not are about to be removed. `previous` is an index, however old, whose
+    /// knowledge of owners is kept where it is about the same leases.
+    fn walk(
+        &mut self,
+        previous: Option<&Index>,
+        keep: &mut dyn FnMut(IpAddr, &Holder, u64) -> bool,
+    ) -> Result<()> {
+        // First, so that a change made meanwhile without the lock shows.
+        self.set_stamp();
+        // At once, because growing leaves pieces behind; what is not reached is not
+        // real.
+        let entries = Vec::with_capacity(SOME);
+        let mut found = Found { walked: self.now, entries, ..Found::default() };
+        self.leases.walk(|ip, holder, made| {
+            if !keep(ip, &holder, made) {
+                return;
+            }
+            let n = number(ip);
+            if holder != Holder::Nobody {
+                found.occupied.insert(n);
+            }
+            found.old_format |= matches!(holder, Holder::Container(_));
+            if let Some(owner) = key_of(&holder) {
+                let known = previous.and_then(|index| index.entry(owner, n));
+                let same = known.filter(|entry| entry.made == made);
+                let unknown = Entry { owner, address: n, made, boot: 0, netns: 0 };
+                found.entries.push(same.unwrap_or(unknown));
+            }
+        })?;
+        self.known = Known::Memory(found);
+        self.complete = true;
+        Ok(())
+    }
+
+    /// Reads all leases because the index was wrong.
+    fn walk_again(&mut self) -> Result<()> {
+        let known = std::mem::replace(&mut self.known, Known::Memory(Found::default()));
+        match known {
+            Known::Index(index) => self.walk(Some(&index), &mut |_, _, _| true),
+            Known::Memory(_) => self.walk(None, &mut |_, _, _| true),
+        }
+    }
+
+    fn occupied(&self) -> &Occupancy {
+        match &self.known {
+            Known::Index(index) => index.occupied(),
+            Known::Memory(found) => &found.occupied,
+        }
+    }
+
+    /// The addresses `owner` holds, in order; leases of the old format count
+    /// when there are no others.
+    pub(crate) fn held_by(&mut self, owner: &AttachmentId) -> Result<Vec<IpAddr>> {
+        let held =
+            self.held(owner, |holder| matches!(holder, Holder::Attachment(id) if id == owner))?;
+        let old_format = match &self.known {
+            Known::Index(index) => index.has_old_format(),
+            Known::Memory(found) => found.old_format,
+        };
+        if !held.is_empty() || !old_format {
+            return Ok(held);
+        }
+        let all = AttachmentId { ifname: String::new(), ..owner.clone() };
+        self.held(
+            &all,
+            |holder| matches!(holder, Holder::Container(id) if *id == owner.container_id),
+        )
+    }
+
+    fn held(
+        &mut self,
+        owner: &AttachmentId,
+        is_his: impl Fn(&Holder) -> bool,
+    ) -> Result<Vec<IpAddr>> {
+        let key = owner_key(owner);
+        loop {
+            let candidates = match &self.known {
+                Known::Index(index) => index.held_by(key).ok(),
+                Known::Memory(found) => {
+                    let his = found.entries.iter().filter(|entry| entry.owner == key);
+                    Some(his.map(|entry| entry.address).collect())
+                }
+            };
+            let verified = candidates.map(|mut list: Vec<u128>| {
+                list.sort_unstable();
+                list.dedup();
+                let count = list.len();
+                let mut list: Vec<IpAddr> = list.into_iter().map(address).collect();
+                list.retain(|ip| is_his(&self.leases.holder(*ip)));
+                (list.len() == count, list)
+            });
+            match (verified, &self.known) {
+                (Some((true, list)), _) | (Some((_, list)), Known::Memory(_)) => return Ok(list),
+                // What the index says is not so; what is so it does not say.
+                _ => self.walk_again()?,
+            }
+        }
+    }
+
+    /// An address of `set` that could be given now, after `last`. Addresses
+    /// that rest are taken when there are no others, the longest rested first.
+    pub(crate) fn next_free(
+        &mut self,
+        set: &RangeSet,
+        last: Option<IpAddr>,
+    ) -> Result<Option<IpAddr>> {
+        loop {
+            let occupied = self.occupied();
+            let rests = |n| self.resting.as_ref().is_some_and(|resting| resting.contains(n));
+            let may = |n| {
+                let ip = address(n);
+                set.range_of(ip).is_some() && set.refusal(ip).is_none() && !occupied.contains(n)
+            };
+            let found = set
+                .next_free(last.map(number), occupied, &rests)
+                .or_else(|| self.resting.as_ref()?.oldest(may));
+            match (&self.known, found) {
+                (Known::Index(index), None)
+                    if !(index.walked()..=index.walked() + DOUBT_AFTER).contains(&self.now) =>
+                {
+                    self.walk_again()?;
+                }
+                _ => return Ok(found.map(address)),
+            }
+        }
+    }
+
+    /// The state of round robin in range set `set`.
+    pub(crate) fn turn(&self, set: usize) -> Result<Turn> {
+        self.leases.turn(set)
+    }
+
+    /// Gives `ip` to `owner`, whose network namespace is `netns`, and moves
+    /// round robin on; or says who has it.
+    ///
+    /// # Errors
+    /// Nothing was given.
+    pub(crate) fn reserve(
+        &mut self,
+        ip: IpAddr,
+        owner: &AttachmentId,
+        netns: u32,
+        turn: &mut Turn,
+    ) -> Result<Option<Holder>> {
+        let n = number(ip);
+        self.touched = true;
+        // Before the lease, so that the lease is all there is to undo.
+        self.leases.set_turn(turn, ip)?;
+        match self.leases.create(ip, owner, self.index_dir.as_ref())? {
+            Created::At(made) => {
+                let (owner, boot) = (owner_key(owner), self.boot as u32);
+                self.insert(Entry { owner, address: n, made, boot, netns });
+                Ok(None)
+            }
+            Created::Taken(holder) => {
+                if !self.occupied().contains(n) {
+                    self.walk_again()?;
+                    if let Known::Memory(found) = &mut self.known {
+                        found.occupied.insert(n);
+                    }
+                }
+                Ok(Some(holder))
+            }
+        }
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        if let Known::Index(index) = &self.known
+            && !index.has_room(1)
+            && let Ok(found) = index.found()
+        {
+            self.known = Known::Memory(found);
+        }
+        match &mut self.known {
+            Known::Index(index) => {
+                if index.insert(entry).is_err() {
+                    self.index_dir = None;
+                }
+            }
+            Known::Memory(found) => {
+                found.occupied.insert(entry.address);
+                found.entries.push(entry);
+            }
+        }
+    }
+
+    /// Takes back addresses that `holder` has; goes on after an error.
+    pub(crate) fn release(&mut self, ips: &[IpAddr], holder: &AttachmentId) -> Vec<Error> {
+        let old_format = AttachmentId { ifname: String::new(), ..holder.clone() };
+        let keys = [owner_key(holder), owner_key(&old_format)];
+        let leases: Vec<(IpAddr, [u64; 2])> = ips.iter().map(|ip| (*ip, keys)).collect();
+        self.remove(&leases)
+    }
+
+    /// The same for addresses that were given just now and never used: they
+    /// need no rest.
+    pub(crate) fn take_back(&mut self, ips: &[IpAddr], holder: &AttachmentId) -> Vec<Error> {
+        let resting = self.resting.take();
+        let errors = self.release(ips, holder);
+        self.resting = resting;
+        errors
+    }
+
+    /// Removes leases, which stand under one of the two keys.
+    fn remove(&mut self, leases: &[(IpAddr, [u64; 2])]) -> Vec<Error> {
+        let mut errors = Vec::new();
+        let mut removed = Vec::with_capacity(leases.len());
+        for (ip, keys) in leases {
+            self.touched = true;
+            match self.leases.remove(*ip) {
+                Ok(()) => removed.push((number(*ip), keys)),
+                Err(e) => errors.push(e),
+            }
+        }
+        removed.sort_unstable_by_key(|(n, _)| *n);
+        if let Some(resting) = &mut self.resting {
+            removed.iter().for_each(|(n, _)| resting.add(*n, self.now));
+        }
+        match &mut self.known {
+            Known::Index(index) => {
+                for (n, keys) in removed {
+                    if keys.iter().any(|key| index.remove(*key, n).is_err()) {
+                        self.index_dir = None;
+                    }
+                }
+            }
+            Known::Memory(found) => {
+                removed.iter().for_each(|(n, _)| found.occupied.remove(*n));
+                let gone =
+                    |entry: &Entry| removed.binary_search_by_key(&{ entry.address }, |r| r.0);
+                found.entries.retain(|entry| gone(entry).is_err());
+            }
+        }
+        errors
+    }
+
+    /// Removes every lease made before `started`, in nanoseconds since 1970,
+    /// whose holder is not to `keep`; goes on after an error.
+    ///
+    /// # Errors
+    /// The leases could not be read.
+    pub(crate) fn sweep(
+        &mut self,
+        started: u64,
+        keep: impl Fn(&Holder) -> bool,
+    ) -> Result<Vec<Error>> {
+        let outdated = self.recall();
+        let mut doomed = Vec::new();
+        let mut stays = |ip, holder: &Holder, made| {
+            let odd = matches!(holder, Holder::Unknown(_));
+            let stays = odd || made >= started || keep(holder);
+            if !stays {
+                let key = key_of(holder).unwrap_or_default();
+                doomed.push((ip, [key, key]));
+            }
+            stays
+        };
+        match self.complete {
+            true => self.leases.walk(|ip, holder, made| _ = stays(ip, &holder, made))?,
+            false => self.walk(outdated.as_ref(), &mut stays)?,
+        }
+        let errors = self.remove(&doomed);
+        // What could not be removed is not among what is known.
+        self.complete &= errors.is_empty() || matches!(self.known, Known::Index(_));
+        Ok(errors)
+    }
+
+    /// Sets the directory's modification time to a value that only this
+    /// program sets. Where that cannot be done, there is no index.
+    fn set_stamp(&mut self) {
+        if self.index_dir.is_none() {
+            return;
+        }
+        let stamp = index::fresh_stamp(self.stamp);
+        let dir = self.leases.dir();
+        // Read back, because not every file system keeps nanoseconds.
+        let kept = dir.set_modified(stamp).and_then(|()| dir.modified());
+        match kept {
+            Ok(kept) if kept == stamp => {
+                self.stamp = stamp;
+                self.touched = false;
+            }
+            _ => self.index_dir = None,
+        }
+    }
+
+    /// Brings the index up to date. That it cannot be written is no error:
+    /// then the next verb reads all leases.
+    pub(crate) fn finish(mut self) {
+        if self.touched && self.complete {
+            self.set_stamp();
+        } else if !self.touched && matches!(self.known, Known::Index(_)) {
+            return;
+        }
+        let Some(dir) = &self.index_dir else { return };
+        let _ = match &mut self.known {
+            _ if !self.complete => Ok(()),
+            Known::Index(index) => index.save(self.stamp),
+            Known::Memory(found) => found.save(dir, self.boot, self.stamp),
+        };
+        if let Some(resting) = &mut self.resting {
+            let _ = resting.save(dir);
+        }
+    }
+}
+
+fn index_dir(place: &Place) -> Result<Dir> {
+    let all = place.data_dir.join(INDEXES);
+    Dir::create(all, INDEX_MODE)?.create_below(&place.network, INDEX_MODE)
+}
+
+/// What the holder of a lease stands under in the index.
+fn key_of(holder: &Holder) -> Option<u64> {
+    match holder {
+        Holder::Attachment(id) => Some(owner_key(id)),
+        Holder::Container(id) => {
+            Some(owner_key(&AttachmentId { container_id: id.clone(), ifname: String::new() }))
+        }
+        Holder::Nobody | Holder::Unknown(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! **bandwidth**: limits the rate of what a container sends and receives.
+//!
+//! Chained behind a plugin that made the interface, it has the kernel delay what
+//! exceeds a rate, after a burst that may be faster, and drop what would have to
+//! wait too long. A veth pair is shaped at its host end, which the container
+//! cannot reach; any other link in the container.
+//!
+//! | what | where | name | created by | removed by | shared |
+//! |---|---|---|---|---|---|
+//! | token bucket for what leaves by the link | host, or container | root qdisc `1:` of the link | [`bucket`] | DEL, or with the link | no |
+//! | ifb, with a token bucket | host, or container | `bwpH` from network and container | [`ifb`] | DEL, GC, or with the namespace | no |
+//! | its alias | host, or container | the mark of the attachment | [`ifb`] | with the ifb | no |
+//! | redirection of what comes in by the link | host, or container | a filter at ingress qdisc `ffff:` | [`redirect`] | DEL, GC, or with the link | no |
+//!
+//! Nothing else says where an attachment is shaped: DEL looks on both sides.
+
+mod bucket;
+mod conf;
+mod ifb;
+mod place;
+mod redirect;
+
+use attach::sandbox::Sandbox;
+use attach::undo::{self, Undo};
+use attach::{chained, kernel, verify};
+use cni::{Attachments, Error, Interface, Network, Plugin, Request, Result, Success, Version};
+use conf::{Limit, Plan};
+use ifb::Container;
+use linux::link::{self, IfbSpec, Link};
+use linux::{Socket, tc};
+use place::{Place, Side};
+
+/// The plugin.
+pub struct Bandwidth;
+
+/// Results before 0.3.0 have no interfaces; upstream has none for them either.
+const VERSIONS: &[Version] =
+    &[Version::V0_3_0, Version::V0_3_1, Version::V0_4_0, Version::V1_0_0, Version::V1_1_0];
+
+impl Plugin for Bandwidth {
+    fn name(&self) -> &'static str {
+        "bandwidth"
+    }
+
+    fn versions(&self) -> &'static [Version] {
+        VERSIONS
+    }
+
+    fn add(&self, request: &Request) -> Result<Success> {
+        let mut result = chained::prev_result(request, "bandwidth")?;
+        let Some(plan) = Plan::of(&request.network)? else { return Ok(result) };
+        let mut sandbox = Sandbox::open(request)?;
+        let ifb = undo::scope(&mut sandbox, |sandbox, undo| shape(sandbox, undo, &plan))?;
+        result.interfaces.extend(ifb);
+        Ok(result)
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        verify::prev_result(request)?;
+        let Some(plan) = Plan::of(&request.network)? else { return Ok(()) };
+        let mut sandbox = Sandbox::open(request)?;
+        check(&mut sandbox, &plan)
+    }
+
+    fn restore(&self, request: &Request) -> Result<()> {
+        let promised = verify::prev_result(request)?;
+        let Some(plan) = Plan::of(&request.network)? else { return Ok(()) };
+        restore(&mut Sandbox::open(request)?, &plan, &promised)
+    }
+
+    fn del(&self, request: &Request) -> Result<()> {
+        let mut sandbox = Sandbox::open_if_there(request)?;
+        remove(&mut sandbox)
+    }
+
+    fn gc(&self, network: &Network) -> Result<()> {
+        let Some(valid) = network.valid_attachments()? else { return Ok(()) };
+        sweep(&Socket::route().map_err(kernel)?, network, &valid)
+    }
+
+    fn status(&self, network: &Network) -> Result<()> {
+        Plan::of(network)?;
+        let host = Socket::route().map_err(kernel)?;
+        if !tc::knows(&host, bucket::KIND).map_err(kernel)? {
+            return Err(Error::not_available(
+                "shape traffic: the kernel lacks tbf (CONFIG_NET_SCH_TBF)",
+            ));
+        }
+        if !link::knows(&host, ifb::KIND).map_err(kernel)? {
+            return Err(Error::not_available(
+                "shape traffic: the kernel lacks links of kind ifb (CONFIG_IFB)",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The limits for what leaves by a link, and for what comes in by it.
+fn limits(plan: &Plan, side: Side) -> (Option<Limit>, Option<Limit>) {
+    match side {
+        Side::Host => (plan.to_container, plan.from_container),
+        Side::Container => (plan.from_container, plan.to_container),
+    }
+}
+
+/// Makes everything; answers the ifb's entry in the result, if there is one.
+fn shape<'r>(
+    sandbox: &mut Sandbox<'r>,
+    undo: &mut Undo<'r, Sandbox<'r>>,
+    plan: &Plan,
+) -> Result<Option<Interface>> {
+    let request = sandbox.request;
+    let place = place::find(sandbox)?;
+    let Place { side, index, mtu, .. } = place;
+    let socket = side.socket(sandbox)?;
+    let what = place.describe(request.ifname.as_str());
+    let (leaving, coming) = limits(plan, side);
+    if [leaving, coming].iter().flatten().any(|limit| limit.drops_large_packets(mtu)) {
+        attach::notice(&format!(
+            "shape {what}: the burst is less than a packet of its MTU of {mtu} bytes: such packets will be dropped"
+        ));
+    }
+    if let Some(limit) = leaving {
+        bucket::expect_none(socket, index, &what)?;
+        undo.push("remove the token bucket", move |sandbox: &mut Sandbox| {
+            bucket::remove(side.socket(sandbox)?, index)
+        });
+        bucket::add(socket, index, &limit.bucket(mtu), &what)?;
+    }
+    let Some(limit) = coming else { return Ok(None) };
+    let name = ifb::free_name(socket, request, &place)?;
+    let named = name.clone();
+    undo.push("remove the ifb", move |sandbox: &mut Sandbox| {
+        ifb::take_back(side.socket(sandbox)?, &named)
+    });
+    let spec = IfbSpec { name: &name, mtu: Some(mtu), ..IfbSpec::default() };
+    let ifb = ifb::create(socket, request, spec, &limit.bucket(mtu))?;
+    let to = ifb.index;
+    undo.push("remove the redirection", move |sandbox: &mut Sandbox| {
+        redirect::remove(side.socket(sandbox)?, index, to)
+    });
+    redirect::create(socket, &place, to, &what)?;
+    Ok(Some(interface(request, side, &ifb)))
+}
+
+fn interface(request: &Request, side: Side, ifb: &Link) -> Interface {
+    Interface {
+        name: ifb.name.clone(),
+        mac: ifb.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        sandbox: match side {
+            Side::Host => String::new(),
+            Side::Container => request.sandbox(),
+        },
+        ..Interface::default()
+    }
+}
+
+fn check(sandbox: &mut Sandbox, plan: &Plan) -> Result<()> {
+    let request = sandbox.request;
+    let place = place::find(sandbox)?;
+    let socket = place.side.socket(sandbox)?;
+    let what = place.describe(request.ifname.as_str());
+    let (leaving, coming) = limits(plan, place.side);
+    if let Some(limit) = leaving {
+        bucket::verify(socket, place.index, &limit.bucket(place.mtu), &what)?;
+    }
+    if let Some(limit) = coming {
+        let ifb = ifb::verify(socket, request, &place)?;
+        redirect::verify(socket, &place, ifb.index, &what)?;
+        bucket::verify(socket, ifb.index, &limit.bucket(place.mtu), &ifb.name)?;
+    }
+    Ok(())
+}
+
+/// RESTORE: what is missing of [`shape`]. A DEL finds what it made so far, and so
+/// does the next RESTORE.
+fn restore(sandbox: &mut Sandbox, plan: &Plan, promised: &Success) -> Result<()> {
+    let request = sandbox.request;
+    let place = place::find(sandbox)?;
+    let socket = place.side.socket(sandbox)?;
+    let what = place.describe(request.ifname.as_str());
+    let (leaving, coming) = limits(plan, place.side);
+    if let Some(limit) = leaving {
+        bucket::ensure(socket, place.index, &limit.bucket(place.mtu), &what)?;
+    }
+    let Some(limit) = coming else { return Ok(()) };
+    let bucket = limit.bucket(place.mtu);
+    let ifb = match ifb::find(socket, request, Container::There(Some(&place)))?.pop() {
+        Some(ifb) => {
+            bucket::ensure(socket, ifb.index, &bucket, &ifb.name)?;
+            ifb::dress(socket, request, &ifb)?;
+            ifb
+        }
+        None => {
+            let name = &ifb::free_name(socket, request, &place)?;
+            let mac = ifb::promised_mac(promised, name);
+            let spec = IfbSpec { name, mac, mtu: Some(place.mtu), ..IfbSpec::default() };
+            ifb::create(socket, request, spec, &bucket)?
+        }
+    };
+    redirect::ensure(socket, &place, ifb.index, &what)
+}
+
+/// Removes what the attachment has, upstream's included, on either side.
+fn remove(sandbox: &mut Sandbox) -> Result<()> {
+    let place = place::find_if_there(sandbox);
+    let (place, failed) = match place {
+        Ok(place) => (place, None),
+        Err(e) => (None, Some(e)),
+    };
+    let mut errors: Vec<Error> = failed.into_iter().collect();
+    let is_there = sandbox.container().is_ok();
+    for side in [Side::Host, Side::Container] {
+        // Nobody has been there if there is no namespace.
+        let Ok(socket) = side.socket(sandbox) else { continue };
+        let here = place.as_ref().filter(|place| place.side == side);
+        let container = if is_there { Container::There(here) } else { Container::Gone };
+        errors.extend(remove_at(socket, sandbox.request, container, here).err());
+    }
+    Error::join(errors)
+}
+
+/// [`remove`] on one side, where the link that was shaped is, if that is known.
+fn remove_at(
+    socket: &Socket,
+    request: &Request,
+    container: Container,
+    place: Option<&Place>,
+) -> Result<()> {
+    let ifbs = ifb::find(socket, request, container)?;
+    let mut errors: Vec<Error> =
+        ifbs.iter().filter_map(|ifb| unshape(socket, ifb, place).err()).collect();
+    if let Some(place) = place {
+        errors.extend(redirect::remove_dead(socket, place.index).err());
+        errors.extend(bucket::remove(socket, place.index).err());
+    }
+    Error::join(errors)
+}
+
+/// Removes an ifb and the redirection to it. Where it comes from is looked for,
+/// unless that is known; there the token bucket goes as well.
+fn unshape(socket: &Socket, ifb: &Link, place: Option<&Place>) -> Result<()> {
+    let mut errors = Vec::new();
+    match place {
+        Some(place) => errors.extend(redirect::remove(socket, place.index, ifb.index).err()),
+        None => {
+            for link in redirect::sources(socket, ifb.index)? {
+                errors.extend(redirect::remove(socket, link, ifb.index).err());
+                errors.extend(bucket::remove(socket, link).err());
+            }
+        }
+    }
+    errors.extend(ifb::remove(socket, ifb.index).err());
+    Error::join(errors)
+}
+
+fn sweep(host: &Socket, network: &Network, valid: &Attachments) -> Result<()> {
+    let stale = ifb::stale(host, network, valid)?;
+    Error::join(stale.iter().filter_map(|ifb| unshape(host, ifb, None).err()).collect())
+}

@@ -1,0 +1,164 @@
+//! The redirection: everything that comes in by a link goes through the ifb. Like
+//! `tc qdisc add dev .. ingress` and `tc filter add dev .. parent ffff: protocol
+//! all prio 1 u32 match u32 0 0 flowid 1:1 action mirred egress redirect dev
+//! bwp..`.
+//!
+//! Another program may have made a qdisc for what comes in, of kind `ingress` or
+//! `clsact`; then ours is a filter there. But not beside its own filters for what
+//! comes in: a packet that comes back from an ifb meets none of them, and they may
+//! be what keeps the container from where it may not go.
+
+use crate::place::Place;
+use attach::kernel;
+use cni::{Error, Result};
+use linux::Socket;
+use linux::tc::{self, Classifier, Filter, Hook, Qdisc, Redirect};
+
+/// The kernel's name for the kind of qdisc.
+const KIND: &str = "ingress";
+
+/// What the kernel shows as the index of a link that is gone (`tcf_mirred_dump`,
+/// net/sched/act_mirred.c at v6.18).
+const GONE: u32 = 0;
+
+/// Sends what comes in by the link to another one.
+///
+/// # Errors
+/// Another program looks at what comes in.
+pub(crate) fn create(socket: &Socket, place: &Place, to: u32, what: &str) -> Result<()> {
+    let clsact = match ensure_qdisc(socket, place, what)? {
+        None => false,
+        Some((qdisc, filters)) if filters.is_empty() => qdisc.kind != KIND,
+        Some(_) => {
+            return Err(Error::internal(format!(
+                "redirect what comes in by {what}: file exists: it has filters of another program, which would not see the packets any more"
+            )));
+        }
+    };
+    let redirect = Redirect { link: place.index, clsact, to };
+    let add = |by| socket.request(redirect.add_message(by));
+    let outcome = match add(Classifier::U32) {
+        // The kernel has no u32.
+        Err(e) if e.is_not_found() => add(Classifier::Matchall),
+        outcome => outcome,
+    };
+    outcome.map_err(|e| {
+        let e = e.operation(format!("redirect what comes in by {what}"));
+        match e.is_not_found() {
+            true => kernel(e.hint(
+                "the kernel lacks u32 and matchall (CONFIG_NET_CLS_U32), or mirred (CONFIG_NET_ACT_MIRRED)",
+            )),
+            false => kernel(e),
+        }
+    })
+}
+
+/// Answers the one that was there, if it was, with its filters.
+fn ensure_qdisc(
+    socket: &Socket,
+    place: &Place,
+    what: &str,
+) -> Result<Option<(Qdisc, Vec<Filter>)>> {
+    let mut found = find(socket, place.index)?;
+    if let Some((qdisc, filters)) = &found
+        && filters.iter().any(is_dead)
+    {
+        remove_of(socket, qdisc, filters, GONE)?;
+        found = find(socket, place.index)?;
+    }
+    if found.is_some() {
+        return Ok(found);
+    }
+    match socket.request(tc::add_ingress_message(place.index)) {
+        Ok(()) => Ok(None),
+        // Another program was faster.
+        Err(e) if e.is_exists() => find(socket, place.index),
+        Err(e) => Err(kernel(e.operation(format!("redirect what comes in by {what}")))),
+    }
+}
+
+/// RESTORE: [`create`] where it is not so already.
+///
+/// # Errors
+/// As [`create`].
+pub(crate) fn ensure(socket: &Socket, place: &Place, to: u32, what: &str) -> Result<()> {
+    verify(socket, place, to, what).or_else(|_| create(socket, place, to, what))
+}
+
+/// CHECK: everything that comes in by the link goes to the other.
+///
+/// # Errors
+/// It does not.
+pub(crate) fn verify(socket: &Socket, place: &Place, to: u32, what: &str) -> Result<()> {
+    match find(socket, place.index)? {
+        Some((_, filters)) if filters.iter().any(|f| f.redirects_to == Some(to)) => Ok(()),
+        _ => Err(Error::internal(format!(
+            "check {what}: what comes in by it is not redirected to be shaped"
+        ))),
+    }
+}
+
+/// The links from which it comes to link `to`.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn sources(socket: &Socket, to: u32) -> Result<Vec<u32>> {
+    let mut sources = Vec::new();
+    for qdisc in tc::list(socket).map_err(kernel)? {
+        let filters = qdisc.filters(socket).map_err(kernel)?;
+        if filters.iter().any(|filter| filter.redirects_to == Some(to)) {
+            sources.push(qdisc.link);
+        }
+    }
+    Ok(sources)
+}
+
+/// Removes the redirection of a link to another; the qdisc as well, unless it has
+/// other filters or is not of the kind that we make.
+///
+/// # Errors
+/// The kernel's; that it is gone, or the link, is none.
+pub(crate) fn remove(socket: &Socket, link: u32, to: u32) -> Result<()> {
+    match find(socket, link)? {
+        Some((qdisc, filters)) => remove_of(socket, &qdisc, &filters, to),
+        None => Ok(()),
+    }
+}
+
+/// [`remove`] for a redirection to a link that is gone: it only drops packets.
+/// Somebody has deleted the ifb; upstream's DEL does no more.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn remove_dead(socket: &Socket, link: u32) -> Result<()> {
+    match find(socket, link)? {
+        Some((qdisc, filters)) if filters.iter().any(is_dead) => {
+            remove_of(socket, &qdisc, &filters, GONE)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_dead(filter: &Filter) -> bool {
+    filter.redirects_to == Some(GONE)
+}
+
+fn find(socket: &Socket, link: u32) -> Result<Option<(Qdisc, Vec<Filter>)>> {
+    let qdisc = match tc::get(socket, link, Hook::Ingress) {
+        Ok(Some(qdisc)) => qdisc,
+        Ok(None) => return Ok(None),
+        Err(e) if e.is_not_found() => return Ok(None),
+        Err(e) => return Err(kernel(e)),
+    };
+    let filters = qdisc.filters(socket).map_err(kernel)?;
+    Ok(Some((qdisc, filters)))
+}
+
+fn remove_of(socket: &Socket, qdisc: &Qdisc, filters: &[Filter], to: u32) -> Result<()> {
+    let is_own = |filter: &&Filter| filter.redirects_to == Some(to);
+    if qdisc.kind == KIND && filters.iter().all(|filter| is_own(&filter)) {
+        return tc::delete(socket, qdisc.link, Hook::Ingress, KIND).map_err(kernel);
+    }
+    let own = filters.iter().filter(is_own);
+    Error::join(own.filter_map(|filter| filter.delete(socket).map_err(kernel).err()).collect())
+}

@@ -1,0 +1,218 @@
+//! The bridge itself. It is shared by all attachments, of several networks
+//! even, so nobody removes it; only a failed ADD takes back the one it made,
+//! if nobody else has come to use it.
+
+use crate::conf::Plan;
+use crate::mac_text;
+use attach::sandbox::Sandbox;
+use attach::undo::Undo;
+use attach::{kernel, verify, veth};
+use cni::{Code, Error, Result, Success};
+use linux::Socket;
+use linux::link::{self, BridgeSpec, Change, Link, LinkInfo, Mac};
+use linux::netns::{Lock, LockGuard, Namespace};
+use std::time::{Duration, Instant};
+
+/// How long an ADD waits for another that is taking its bridge back, which
+/// takes 15 ms unless the process was stopped in the middle.
+const JOIN_LIMIT: Duration = Duration::from_secs(5);
+const JOIN_PAUSE: Duration = Duration::from_millis(2);
+
+/// From making sure of the bridge until the port is on it, nobody may take the
+/// bridge back.
+pub(crate) fn join(host: &Namespace) -> Result<LockGuard> {
+    let deadline = Instant::now() + JOIN_LIMIT;
+    loop {
+        if let Some(guard) = host.try_lock(Lock::Shared).map_err(kernel)? {
+            return Ok(guard);
+        }
+        if Instant::now() > deadline {
+            return Err(Error::new(
+                Code::TRY_AGAIN,
+                "join the bridge: another ADD is taking it back and does not finish",
+            ));
+        }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a lock has no event with a bound; contention is a failed first ADD"
+        )]
+        std::thread::sleep(JOIN_PAUSE);
+    }
+}
+
+/// Makes sure that the bridge is there and up, with its own address from the
+/// start (otherwise it takes the lowest of its ports', and changes it as they
+/// come and go), and closed to router advertisements (CVE-2020-10749).
+///
+/// Like `ip link add cni0 address M up type bridge vlan_filtering V`.
+pub(crate) fn ensure<'r>(
+    sandbox: &Sandbox<'r>,
+    undo: &mut Undo<'r, Sandbox<'r>>,
+    plan: &Plan,
+) -> Result<Link> {
+    let host = sandbox.host();
+    let name = plan.bridge.as_str();
+    let vlan_filtering = plan.vlans.is_some();
+    let existing = match link::find(host, name).map_err(kernel)? {
+        Some(link) => Some(link),
+        None => {
+            let mac = Mac::random();
+            let spec = BridgeSpec {
+                name,
+                mac: Some(mac),
+                mtu: plan.mtu,
+                vlan_filtering: vlan_filtering.then_some(true),
+                up: true,
+                ..BridgeSpec::default()
+            };
+            match spec.create(host) {
+                Ok(made) => {
+                    let index = made.index;
+                    undo.push("remove the bridge it made", move |sandbox| withdraw(sandbox, index));
+                    // An MTU given at creation lasts until the first port.
+                    if let Some(mtu) = plan.mtu {
+                        link::set_mtu(host, index, mtu).map_err(kernel)?;
+                    }
+                    if plan.promisc {
+                        link::set_promisc(host, index, true).map_err(kernel)?;
+                    }
+                    veth::refuse_router_advertisements(name)?;
+                    return Ok(made);
+                }
+                // Another ADD made it just now.
+                Err(e) if e.is_exists() => link::find(host, name).map_err(kernel)?,
+                Err(e) => {
+                    // It may be the answer that was lost, and not the request.
+                    if let Ok(Some(made)) = link::find(host, name)
+                        && made.mac == Some(mac)
+                    {
+                        undo.push("remove the bridge it made", move |sandbox| {
+                            withdraw(sandbox, made.index)
+                        });
+                    }
+                    return Err(refused(plan, e));
+                }
+            }
+        }
+    };
+    let bridge = existing
+        .ok_or_else(|| Error::internal(format!("create bridge {name}: it vanished at once")))?;
+    if !bridge.is_kind("bridge") {
+        return Err(not_a_bridge(&bridge));
+    }
+    if vlan_filtering && !filters_vlans(&bridge) {
+        link::set_vlan_filtering(host, bridge.index, true).map_err(|e| refused(plan, e))?;
+    }
+    if !bridge.is_up() || (plan.promisc && !bridge.is_promisc()) {
+        let change = Change::new(bridge.index).up();
+        let change = if plan.promisc { change.promisc(true) } else { change };
+        change.apply(host).map_err(kernel)?;
+    }
+    veth::refuse_router_advertisements(name)?;
+    Ok(bridge)
+}
+
+/// RESTORE: as [`ensure`], and with the address it was promised with, which the
+/// neighbours remember.
+pub(crate) fn restore<'r>(
+    sandbox: &Sandbox<'r>,
+    undo: &mut Undo<'r, Sandbox<'r>>,
+    plan: &Plan,
+    promised: &Success,
+) -> Result<Link> {
+    let bridge = ensure(sandbox, undo, plan)?;
+    let named = |i: &&cni::Interface| i.name == plan.bridge && i.sandbox.is_empty();
+    let promised = promised.interfaces.iter().find(named).and_then(|i| i.mac.parse::<Mac>().ok());
+    match promised.filter(|mac| bridge.mac != Some(*mac)) {
+        None => Ok(bridge),
+        Some(mac) => {
+            link::set_mac(sandbox.host(), bridge.index, mac).map_err(kernel)?;
+            link::get_by_index(sandbox.host(), bridge.index).map_err(kernel)
+        }
+    }
+}
+
+/// Takes the bridge back unless somebody has joined it meanwhile, or is about
+/// to.
+fn withdraw(sandbox: &mut Sandbox, index: u32) -> Result<()> {
+    let Some(_alone) = sandbox.home().try_lock(Lock::Exclusive).map_err(kernel)? else {
+        return Ok(());
+    };
+    if link::list_ports(sandbox.host(), index).map_err(kernel)?.is_empty() {
+        link::delete(sandbox.host(), index).map_err(kernel)?;
+    }
+    Ok(())
+}
+
+/// The bridge's address now.
+pub(crate) fn mac(host: &Socket, bridge: &Link) -> Result<String> {
+    Ok(mac_text(&link::get_by_index(host, bridge.index).map_err(kernel)?))
+}
+
+/// CHECK: there, a bridge, up, with the promised address, promiscuous and
+/// VLAN-aware if it should be, closed to router advertisements.
+pub(crate) fn verify(host: &Socket, plan: &Plan, promised: &Success) -> Result<Link> {
+    let name = plan.bridge.as_str();
+    let wrong = |what: &str| Err(Error::internal(format!("check bridge {name}: {what}")));
+    let Some(entry) = promised.interfaces.iter().find(|i| i.name == name && i.sandbox.is_empty())
+    else {
+        return wrong("prevResult does not have it");
+    };
+    let Some(bridge) = link::find(host, name).map_err(kernel)? else { return wrong("it is gone") };
+    if !bridge.is_kind("bridge") {
+        return Err(not_a_bridge(&bridge));
+    }
+    verify::mac(&bridge, entry)?;
+    if !bridge.is_up() {
+        return wrong("it is down");
+    }
+    if plan.promisc && !bridge.is_promisc() {
+        return wrong("it is not promiscuous");
+    }
+    if plan.vlans.is_some() && !filters_vlans(&bridge) {
+        return wrong("VLAN filtering is off");
+    }
+    veth::verify_no_router_advertisements(name)?;
+    Ok(bridge)
+}
+
+/// STATUS: a link of this name must be a bridge, and where the configuration has
+/// VLANs, the kernel must be able to tell them apart.
+pub(crate) fn status(host: &Socket, plan: &Plan) -> Result<()> {
+    let name = plan.bridge.as_str();
+    let filters = match link::find(host, name).map_err(kernel)? {
+        Some(link) if !link.is_kind("bridge") => {
+            return Err(not_a_bridge(&link).with_code(Code::NOT_AVAILABLE));
+        }
+        Some(link) => filters_vlans(&link),
+        None => false,
+    };
+    if plan.vlans.is_none() || filters || BridgeSpec::can_filter_vlans(host).map_err(kernel)? {
+        return Ok(());
+    }
+    Err(Error::not_available(format!("have bridge {name} filter VLANs: {NO_VLANS}")))
+}
+
+const NO_VLANS: &str = "vlan and vlanTrunk need a kernel with CONFIG_BRIDGE_VLAN_FILTERING";
+
+/// The kernel refused to make the bridge, or to have it filter VLANs.
+fn refused(plan: &Plan, error: linux::Error) -> Error {
+    let lacking = error.is_unsupported() && plan.vlans.is_some();
+    kernel(if lacking { error.hint(NO_VLANS) } else { error })
+}
+
+fn not_a_bridge(link: &Link) -> Error {
+    let kind = match link.kind.as_deref() {
+        Some(kind) => kind,
+        None if link.is_loopback() => "loopback",
+        None => "physical",
+    };
+    Error::internal(format!(
+        "use bridge {}: it is a {kind} link, not a bridge: give the bridge another name",
+        link.name
+    ))
+}
+
+fn filters_vlans(bridge: &Link) -> bool {
+    matches!(&bridge.info, LinkInfo::Bridge { vlan_filtering: true, .. })
+}

@@ -1,0 +1,174 @@
+//! DEL and GC: what attachments have in the chains, wherever iptables keeps
+//! them. Commands are executed only where there can be something to remove,
+//! which is known without.
+
+use attach::backend::{FAMILIES, Netfilter};
+use attach::chained::key_of;
+use attach::kernel;
+use cni::Result;
+use linux::Family;
+use linux::iptables::{Batch, Program, Rule, Saved, Variant, comment_of, nft_table, verdict_of};
+use linux::nft::{self, Chain, Field, Operand, Socket, Statement, Value, Verdict};
+use std::net::IpAddr;
+
+use super::{
+    FORWARD, OWN, STAGE_1, STAGE_2, TABLE, accepting, address_of, end, entering_bridge, find,
+    leaving_bridge, recorded, same_but_for_comment, within_bridge,
+};
+use crate::conf::{Isolation, Policy, unique};
+use crate::nftables::Container;
+
+/// Whose rules go.
+pub(crate) struct Leaving<'a> {
+    /// By the key of the owner.
+    pub(crate) belongs: &'a dyn Fn(&str) -> bool,
+    /// Addresses of an attachment that nobody recorded: upstream's.
+    pub(crate) addresses: &'a [IpAddr],
+    /// The bridge of such an attachment.
+    pub(crate) bridge: Option<&'a str>,
+}
+
+/// Removes them from each family and kind of iptables; answers with the
+/// addresses that were recorded and go.
+pub(crate) fn remove(netfilter: &Netfilter, leaving: &Leaving) -> Vec<Result<Vec<Container>>> {
+    let mut outcomes = Vec::new();
+    for family in FAMILIES {
+        if let Some(program) = netfilter.legacy(family, TABLE) {
+            outcomes.push(with(&program, family, leaving));
+        }
+        let in_nft = netfilter.nft().and_then(|socket| match socket {
+            Some(socket) => is_in_nft(socket, family, leaving).map_err(kernel),
+            None => Ok(false),
+        });
+        match in_nft {
+            Ok(false) => {}
+            Ok(true) => match netfilter.iptables().program_of(family, Variant::Nft) {
+                Some(program) => outcomes.push(with(&program, family, leaving)),
+                None => outcomes
+                    .push(netfilter.need_iptables(family).map(|_| Vec::new()).map_err(kernel)),
+            },
+            Err(e) => outcomes.push(Err(e)),
+        }
+    }
+    outcomes
+}
+
+/// Whether iptables-nft keeps something that goes.
+fn is_in_nft(socket: &Socket, family: Family, leaving: &Leaving) -> linux::Result<bool> {
+    let table = nft_table(family, TABLE);
+    if socket.chain(&table, OWN)?.is_none() {
+        return Ok(false);
+    }
+    let goes = |rule: &nft::Rule| match comment_of(rule).as_deref().and_then(key_of) {
+        Some(key) => (leaving.belongs)(key),
+        None => {
+            let address = source_of(rule);
+            address.is_some_and(|address| leaving.addresses.contains(&address))
+                && verdict_of(rule) == Some(Verdict::Accept)
+        }
+    };
+    Ok(socket.rules(&Chain::regular(&table, OWN))?.iter().any(goes))
+}
+
+fn source_of(rule: &nft::Rule) -> Option<IpAddr> {
+    rule.statements.iter().find_map(|statement| match statement {
+        Statement::Match(m) => match (m.fields.as_slice(), &m.operand) {
+            ([Field::IpSaddr | Field::Ip6Saddr], Operand::Value(Value::Net(net))) => Some(net.ip()),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+fn with(program: &Program, family: Family, leaving: &Leaving) -> Result<Vec<Container>> {
+    let mut gone = Vec::new();
+    let updated = program.update(TABLE, |saved, batch| {
+        gone = plan(saved, family, leaving, batch);
+        Ok(())
+    });
+    updated.map(|()| gone).map_err(kernel)
+}
+
+pub(super) fn plan(
+    saved: &Saved,
+    family: Family,
+    leaving: &Leaving,
+    batch: &mut Batch,
+) -> Vec<Container> {
+    let (going, staying): (Vec<_>, Vec<_>) =
+        recorded(saved).into_iter().partition(|(_, c)| (leaving.belongs)(&c.owner));
+    let is_recorded = |address: IpAddr| staying.iter().any(|(_, c)| c.address == address);
+    let unrecorded = leaving.addresses.iter().copied().filter(|a| Family::of(*a) == family);
+    let addresses: Vec<IpAddr> = unique(going.iter().map(|(_, c)| c.address).chain(unrecorded));
+    for (rule, _) in &going {
+        batch.delete(OWN, rule.clone());
+    }
+    for address in addresses.iter().filter(|address| !is_recorded(**address)) {
+        for rule in accepting(*address) {
+            if let Some(there) = find(saved, OWN, &rule) {
+                batch.delete(OWN, there.clone());
+            }
+        }
+    }
+    // Somebody whose needs nobody recorded.
+    let all = saved.chain(OWN).map(|chain| chain.rules.as_slice()).unwrap_or_default();
+    let strangers = all.iter().filter(|rule| rule.target() == Some("ACCEPT")).any(|rule| {
+        let known = |address: IpAddr| addresses.contains(&address) || is_recorded(address);
+        address_of(rule).is_some_and(|address| !known(address))
+    });
+    let staying: Vec<&Isolation> =
+        staying.iter().filter_map(|(_, c)| c.isolation.as_ref()).collect();
+    if !strangers {
+        let bridges = going.iter().filter_map(|(_, c)| Some(c.isolation.as_ref()?.bridge.as_str()));
+        plan_isolation(saved, &unique(bridges.chain(leaving.bridge)), &staying, batch);
+    }
+    going.into_iter().map(|(_, container)| container).collect()
+}
+
+/// The rules of bridges that nobody needs, and the chains when no bridge is
+/// left.
+fn plan_isolation(saved: &Saved, bridges: &[&str], needed: &[&Isolation], batch: &mut Batch) {
+    let mut gone: Vec<(&str, Rule)> = Vec::new();
+    for bridge in bridges {
+        let of_bridge = |isolation: &&&Isolation| isolation.bridge == *bridge;
+        if !needed.iter().any(|i| of_bridge(&i) && i.policy == Policy::Isolated) {
+            gone.push((STAGE_1, within_bridge(bridge)));
+        }
+        if !needed.iter().any(|i| of_bridge(&i)) {
+            gone.push((STAGE_1, leaving_bridge(bridge, "")));
+            gone.push((STAGE_2, entering_bridge(bridge)));
+        }
+    }
+    let goes = |chain: &str, there: &Rule| {
+        gone.iter().any(|(of, rule)| *of == chain && same_but_for_comment(rule, there))
+    };
+    let (mut left, mut any) = (false, false);
+    for name in [STAGE_1, STAGE_2] {
+        let Some(chain) = saved.chain(name) else { continue };
+        for rule in &chain.rules {
+            if goes(name, rule) {
+                batch.delete(name, rule.clone());
+                any = true;
+            } else {
+                left |= !same_but_for_comment(rule, &end());
+            }
+        }
+    }
+    if !any || left {
+        return;
+    }
+    let Some(forward) = saved.chain(FORWARD) else { return };
+    for rule in forward.rules.iter().filter(|rule| rule.target() == Some(STAGE_1)) {
+        batch.delete(FORWARD, rule.clone());
+    }
+    for name in [STAGE_1, STAGE_2] {
+        if saved.chain(name).is_some() {
+            batch.flush(name);
+        }
+    }
+    for name in [STAGE_1, STAGE_2] {
+        if saved.chain(name).is_some() {
+            batch.delete_chain(name);
+        }
+    }
+}

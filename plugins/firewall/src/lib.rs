@@ -1,0 +1,277 @@
+//! **firewall**: lets containers through the host's packet filter, and keeps
+//! them apart from each other.
+//!
+//! Chained behind a plugin that gave the container addresses, it lets what comes
+//! from them, and the answers to it, be forwarded. An ingress policy keeps the
+//! containers of other bridges away; lists of denied destinations limit where
+//! the container may go.
+//!
+//! | what | where | name | created by | removed by | shared |
+//! |---|---|---|---|---|---|
+//! | set and map elements | host, nf_tables | table `cni_firewall`; the owner in the comment | [`nftables::add`] | DEL, GC | no |
+//! | a bridge's elements, chains of denied destinations | host, nf_tables | the bridge's name, `egress_H` | [`nftables::add`] | the DEL or GC after which nobody needs them | yes |
+//! | table, chains | host, nf_tables | table `cni_firewall` | [`nftables::add`] | the last DEL or GC, if the administrator's chain is empty | yes |
+//! | or: rules | host, iptables | the address; the owner in a rule's comment | [`iptables::add`] | DEL, GC | no |
+//! | a bridge's rules | host, iptables | `CNI-ISOLATION-STAGE-..` | [`iptables::add`] | the DEL or GC after which nobody needs them | yes |
+//! | chains, jumps to them | host, iptables | `CNI-FORWARD`, `CNI-ADMIN` | [`iptables::add`] | stay | yes |
+//! | sources of a zone | firewalld | the address | [`firewalld`] | DEL, GC | no |
+//!
+//! The administrator's chain is made when it is missing, and its rules are never
+//! touched.
+
+mod conf;
+mod firewalld;
+mod iptables;
+mod nftables;
+
+use attach::backend::{Backend, Netfilter};
+use attach::chained::{self, Owner};
+use attach::{kernel, undo, verify};
+use cni::{Attachments, Error, Network, Plugin, Request, Result, Success, Version};
+use conf::{Hints, Named, Plan};
+use firewalld::Firewalld;
+use linux::nft::{Chain, Policy, Socket};
+use linux::{Family, iptables as tables};
+use nftables::{Claimant, Container};
+use std::net::IpAddr;
+
+/// The plugin.
+pub struct Firewall;
+
+/// Results before 0.4.0 cannot be checked; upstream has none for them either.
+const VERSIONS: &[Version] = &[Version::V0_4_0, Version::V1_0_0, Version::V1_1_0];
+
+impl Plugin for Firewall {
+    fn name(&self) -> &'static str {
+        "firewall"
+    }
+
+    fn versions(&self) -> &'static [Version] {
+        VERSIONS
+    }
+
+    fn add(&self, request: &Request) -> Result<Success> {
+        let result = chained::prev_result(request, "firewall")?;
+        let plan = Plan::new(request, &result)?;
+        if plan.addresses.is_empty() {
+            return Ok(result);
+        }
+        let netfilter = Netfilter::open()?;
+        let mut way = Way::choose(&netfilter, &plan)?;
+        let owner = Owner::of(request);
+        undo::scope(&mut (), |(), undo| {
+            undo.push("remove the firewall rules", |()| remove(request));
+            let claimant = way.claimant(&plan, &owner, request);
+            way.rules.add(&netfilter, &claimant)?;
+            match &mut way.firewalld {
+                Some(firewalld) => firewalld.add(&plan.zone, &plan.addresses),
+                None => Ok(()),
+            }
+        })?;
+        Ok(result)
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        let promised = verify::prev_result(request)?;
+        let plan = Plan::new(request, &promised)?;
+        if plan.addresses.is_empty() {
+            return Ok(());
+        }
+        let netfilter = Netfilter::open()?;
+        let mut way = Way::choose(&netfilter, &plan)?;
+        let owner = Owner::of(request);
+        let claimant = way.claimant(&plan, &owner, request);
+        let other = way.rules.other();
+        way.rules.check(&netfilter, &claimant).or_else(|error| {
+            // Where none is named, the host may have changed since the ADD.
+            let elsewhere = plan.named.is_none() && other.check(&netfilter, &claimant).is_ok();
+            if elsewhere { Ok(()) } else { Err(error) }
+        })?;
+        match &mut way.firewalld {
+            Some(firewalld) => firewalld.check(&plan.zone, &plan.addresses),
+            None => Ok(()),
+        }
+    }
+
+    fn restore(&self, request: &Request) -> Result<()> {
+        // ADD adds what is missing.
+        self.check(request).or_else(|_| self.add(request).map(drop))
+    }
+
+    fn del(&self, request: &Request) -> Result<()> {
+        remove(request)
+    }
+
+    fn gc(&self, network: &Network) -> Result<()> {
+        let Some(valid) = network.valid_attachments()? else { return Ok(()) };
+        sweep(network, &valid)
+    }
+
+    fn status(&self, network: &Network) -> Result<()> {
+        let netfilter = Netfilter::open()?;
+        match conf::named(network)? {
+            Some(Named::Rules(backend)) => netfilter.status(Some(backend)),
+            None => netfilter.status(None),
+            Some(Named::Firewalld) => {
+                let unavailable = |e: Error| e.with_code(cni::Code::NOT_AVAILABLE);
+                Firewalld::need().map(drop).map_err(unavailable)
+            }
+        }
+    }
+}
+
+/// How an attachment's rules are made.
+struct Way {
+    rules: Rules,
+    /// To tell as well.
+    firewalld: Option<Firewalld>,
+}
+
+#[derive(Clone, Copy)]
+struct Rules(Backend);
+
+impl Way {
+    /// The backend that is named. Where none is: firewalld if it runs; iptables
+    /// if it may drop what nf_tables would let through, as only its own rules
+    /// prevent that; nf_tables.
+    fn choose(netfilter: &Netfilter, plan: &Plan) -> Result<Way> {
+        let firewalld = match plan.named {
+            Some(Named::Firewalld) => Some(Firewalld::need()?),
+            Some(Named::Rules(_)) => None,
+            None => Firewalld::find()?,
+        };
+        let named = match plan.named {
+            Some(Named::Rules(backend)) => Some(backend),
+            // Beside firewalld they only keep bridges apart.
+            _ if firewalld.is_some() => None,
+            _ => match netfilter.nft()? {
+                Some(socket) if iptables_may_drop(netfilter, socket, plan)? => {
+                    Some(Backend::Iptables)
+                }
+                _ => None,
+            },
+        };
+        let backend = netfilter.choose(named, "", &[])?;
+        Ok(Way { rules: Rules(backend), firewalld })
+    }
+
+    fn claimant<'a>(&self, plan: &'a Plan, owner: &'a Owner, request: &'a Request) -> Claimant<'a> {
+        let zone = self.firewalld.is_some().then_some(plan.zone.as_str());
+        Claimant { plan, owner, container_id: request.container_id.as_str(), zone }
+    }
+}
+
+impl Rules {
+    fn add(self, netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
+        match (self.0, netfilter.nft()?) {
+            (Backend::Nftables, Some(socket)) => nftables::add(socket, claimant),
+            _ => iptables::add(netfilter, claimant),
+        }
+        .map_err(kernel)
+    }
+
+    fn check(self, netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
+        match (self.0, netfilter.nft()?) {
+            (Backend::Nftables, Some(socket)) => nftables::check(socket, claimant),
+            _ => iptables::check(netfilter, claimant),
+        }
+    }
+
+    fn other(self) -> Rules {
+        Rules(match self.0 {
+            Backend::Nftables => Backend::Iptables,
+            Backend::Iptables => Backend::Nftables,
+        })
+    }
+}
+
+/// Whether iptables may drop what is forwarded: there is a rule in its chain
+/// FORWARD, or another policy than to accept, or an administrator's chain; and
+/// of legacy tables nothing more can be told than that they are in use.
+fn iptables_may_drop(netfilter: &Netfilter, socket: &Socket, plan: &Plan) -> Result<bool> {
+    let families = [Family::V4, Family::V6].into_iter().filter(|f| !plan.of(*f).is_empty());
+    for family in families {
+        let Some(program) = netfilter.iptables().program(family) else { continue };
+        let in_use = |name: &String| name == iptables::TABLE;
+        if program.variant() != Some(tables::Variant::Nft)
+            && netfilter.iptables().legacy_tables(family).iter().any(in_use)
+        {
+            return Ok(true);
+        }
+        let table = tables::nft_table(family, iptables::TABLE);
+        let forward = socket.chain(&table, "FORWARD").map_err(kernel)?;
+        let drops =
+            forward.and_then(|chain| chain.base).is_some_and(|b| b.policy != Policy::Accept);
+        let rules = socket.rules(&Chain::regular(&table, "FORWARD")).map_err(kernel)?;
+        let admin = socket.chain(&table, &plan.admin_chain).map_err(kernel)?;
+        if drops || !rules.is_empty() || admin.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Removes what the attachment has, made by any backend or by upstream's plugin.
+fn remove(request: &Request) -> Result<()> {
+    let owner = Owner::of(request);
+    let hints = Hints::of(request);
+    release(&|key| key == owner.key(), Some(&hints))
+}
+
+/// Removes what is there of attachments to the network that are not valid.
+fn sweep(network: &Network, valid: &Attachments) -> Result<()> {
+    let owners: Vec<Owner> = valid.iter().map(|a| Owner::new(network.name(), &a)).collect();
+    let prefix = Owner::prefix(network.name());
+    let invalid =
+        |key: &str| key.starts_with(&prefix) && owners.iter().all(|owner| owner.key() != key);
+    release(&invalid, None)
+}
+
+fn release(belongs: &dyn Fn(&str) -> bool, hints: Option<&Hints>) -> Result<()> {
+    let netfilter = Netfilter::open()?;
+    let mut errors = Vec::new();
+    let mut gone: Vec<Container> = Vec::new();
+    let mut others: Vec<Container> = Vec::new();
+    let removed = netfilter.remove(|socket, out| {
+        gone = nftables::plan(socket, belongs, out)?;
+        others = nftables::recorded(socket)?;
+        Ok(())
+    });
+    errors.extend(removed.err());
+    others.retain(|container| !belongs(&container.owner));
+    let unrecorded: Vec<IpAddr> = hints.map(|hints| hints.addresses.clone()).unwrap_or_default();
+    let leaving = iptables::Leaving {
+        belongs,
+        addresses: &unrecorded,
+        bridge: hints.and_then(|hints| hints.bridge.as_deref()),
+    };
+    for outcome in iptables::remove(&netfilter, &leaving) {
+        match outcome {
+            Ok(more) => gone.extend(more),
+            Err(e) => errors.push(e),
+        }
+    }
+    let mut zones: Vec<(String, IpAddr)> =
+        gone.iter().filter_map(|c| Some((c.zone.clone()?, c.address))).collect();
+    if let Some(hints) = hints
+        && gone.is_empty()
+        && hints.firewalld
+    {
+        // An address that another attachment has by now stays.
+        let free = |address: &&IpAddr| others.iter().all(|other| other.address != **address);
+        let addresses = unrecorded.iter().filter(free);
+        zones.extend(addresses.map(|address| (hints.zone.clone(), *address)));
+    }
+    errors.extend(leave_zones(&zones).err());
+    Error::join(errors)
+}
+
+/// Where no firewalld runs, there are no zones to leave.
+fn leave_zones(zones: &[(String, IpAddr)]) -> Result<()> {
+    if zones.is_empty() {
+        return Ok(());
+    }
+    let Some(mut firewalld) = Firewalld::find()? else { return Ok(()) };
+    let leave = |(zone, address): &(String, IpAddr)| firewalld.remove(zone, &[*address]).err();
+    Error::join(zones.iter().filter_map(leave).collect())
+}

@@ -1,0 +1,143 @@
+//! **flannel**: containers in the subnet that flanneld leased for this node.
+//!
+//! flanneld writes the lease to `subnet.env`. This plugin makes a bridge
+//! configuration of it (or what `delegate` says), remembers it, and has the
+//! delegate do the work.
+//!
+//! | what | where | name | created by | removed by | shared |
+//! |---|---|---|---|---|---|
+//! | state | `dataDir` | `<container>@<network>@<interface>` | ADD, before the delegate | DEL, after the delegate; GC | no |
+//! | the same for the reference program | `dataDir` | `<container>` | ADD, if the name is free | as above | by the container's attachments |
+//! | everything else | the delegate's | | | | |
+
+mod conf;
+mod delegate;
+mod state;
+mod subnet;
+
+use attach::undo;
+use cni::delegate::Delegate;
+use cni::{Code, Error, Network, Plugin, Request, Result, Success, Version};
+use conf::Conf;
+use state::States;
+use subnet::Lease;
+
+/// The plugin.
+pub struct Flannel;
+
+impl Plugin for Flannel {
+    fn name(&self) -> &'static str {
+        "flannel"
+    }
+
+    fn versions(&self) -> &'static [Version] {
+        Version::ALL
+    }
+
+    fn add(&self, request: &Request) -> Result<Success> {
+        let conf = Conf::of(&request.network)?;
+        let lease = Lease::wait_for(&conf.subnet_file, conf.subnet_file_wait)?;
+        let config = delegate::config(&request.network, &conf, Some(&lease), None)?;
+        let delegated = request.with_config(config.bytes())?;
+        let to = Delegate::find(&delegated.network, config.kind())?;
+        let states = States::create(&conf.data_dir)?;
+        let known = states.knows(request)?;
+        undo::scope(&mut (), |(), undo| {
+            states.write(request, &config.bytes())?;
+            if !known {
+                undo.push("forget the delegate's configuration", |()| states.remove(request));
+            }
+            to.add(&delegated).map_err(|error| match known || !to.may_have_left_something() {
+                // One of ours has undone itself; and what the attachment held
+                // before is not to be taken away.
+                true => error,
+                false => match to.del(&delegated) {
+                    Ok(()) => error,
+                    Err(failed) => error.with_details(format!("undo: {failed}")),
+                },
+            })
+        })
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        with_delegate(request, &|to, delegated| to.check(delegated))
+    }
+
+    fn restore(&self, request: &Request) -> Result<()> {
+        with_delegate(request, &|to, delegated| to.restore(delegated))
+    }
+
+    fn del(&self, request: &Request) -> Result<()> {
+        let conf = Conf::for_teardown(&request.network);
+        let states = States::open(&conf.data_dir)?;
+        let known = match &states {
+            Some(states) => states.read(request)?,
+            None => None,
+        };
+        let lost = known.is_none();
+        let config = match known {
+            Some(config) => config.with_prev_result(&request.network),
+            // Lost or damaged, or there never was an ADD: what can be said
+            // without it is enough to tear down.
+            None => {
+                let lease = Lease::load(&conf.subnet_file).ok();
+                let previous = request.prev_result().ok().flatten();
+                delegate::config(&request.network, &conf, lease.as_ref(), previous.as_ref())?
+            }
+        };
+        let delegated = request.with_config(config.bytes())?;
+        match Delegate::find(&delegated.network, config.kind()) {
+            Ok(to) => to.del(&delegated)?,
+            // Without state there is no sign that it was ever called.
+            Err(_) if lost => {}
+            Err(error) => return Err(error),
+        }
+        // Only now: a failed DEL is tried again, and needs it.
+        states.map_or(Ok(()), |states| states.remove(request))
+    }
+
+    fn gc(&self, network: &Network) -> Result<()> {
+        let Some(valid) = network.valid_attachments()? else { return Ok(()) };
+        let conf = Conf::of(network)?;
+        let lease = Lease::load(&conf.subnet_file).ok();
+        let config =
+            delegate::config(network, &conf, lease.as_ref(), None)?.with_valid_attachments(&valid);
+        let delegated = network.with_config(config.bytes())?;
+        Delegate::find(&delegated, config.kind())?.gc()?;
+        States::open(&conf.data_dir)?.map_or(Ok(()), |states| states.sweep(network.name(), &valid))
+    }
+
+    fn status(&self, network: &Network) -> Result<()> {
+        let conf = Conf::of(network)?;
+        let lease = Lease::load(&conf.subnet_file).map_err(|e| e.with_code(Code::NOT_AVAILABLE))?;
+        let config = delegate::config(network, &conf, Some(&lease), None)?;
+        let delegated = network.with_config(config.bytes())?;
+        Delegate::find(&delegated, config.kind())
+            .map_err(|e| e.with_code(Code::NOT_AVAILABLE))?
+            .status()
+    }
+}
+
+/// Has the delegate do something to an attachment that was made.
+fn with_delegate(
+    request: &Request,
+    work: &dyn Fn(&Delegate, &Request) -> Result<()>,
+) -> Result<()> {
+    let conf = Conf::of(&request.network)?;
+    let config = match States::open(&conf.data_dir)?
+        .map(|states| states.read(request))
+        .transpose()?
+        .flatten()
+    {
+        Some(config) => config,
+        None => {
+            return Err(Error::internal(format!(
+                "check the attachment: {} has no state of it: it was never added, or was deleted",
+                conf.data_dir.display()
+            )));
+        }
+    };
+    let config = config.with_prev_result(&request.network);
+    let delegated = request.with_config(config.bytes())?;
+    work(&Delegate::find(&delegated.network, config.kind())?, &delegated)
+}

@@ -1,0 +1,210 @@
+//! **portmap**: ports of the host that lead to ports of the container.
+//!
+//! Chained behind a plugin that gave the container an address, it takes the
+//! runtime's `portMappings` and has the kernel rewrite the destination of
+//! packets to such a port of the host, from outside, from the host, from other
+//! containers and from the container itself. Only packets to an address of this
+//! host are looked at.
+//!
+//! | what | where | name | created by | removed by | shared |
+//! |---|---|---|---|---|---|
+//! | map and set elements | host, nf_tables | table `cni_hostport`; the owner in the comment | [`nftables::add`] | DEL, GC | no |
+//! | table, chains, their rules | host, nf_tables | table `cni_hostport` | [`nftables::add`] | the DEL or GC that takes the last mapping | yes |
+//! | or: a chain, and rules that lead to it | host, iptables | `CNI-DN-H` from the attachment | [`iptables::add`] | DEL, GC | no |
+//! | chains for all, jumps to them, a guard | host, iptables | `CNI-HOSTPORT-..` | [`iptables::add`] | stay | yes |
+//! | `route_localnet` | the container's link on the host | sysctl | [`loopback::allow`] | with the link | yes |
+//! | UDP flows | host, conntrack | | clients | [`flows`], at ADD, DEL and GC | no |
+//!
+//! Which of the two backends holds an attachment is nowhere written: DEL and GC
+//! look in both.
+
+mod both;
+mod conf;
+mod flows;
+mod iptables;
+mod loopback;
+mod nftables;
+mod place;
+
+use attach::backend::{Backend, FAMILIES, Netfilter};
+use attach::chained::{self, Owner};
+use attach::{kernel, undo, verify};
+use cni::{Attachments, Error, Network, Plugin, Request, Result, Success, Version};
+use conf::{HostPort, Plan};
+use linux::Socket;
+use place::Place;
+
+/// The plugin.
+pub struct Portmap;
+
+/// The chains of iptables that ours stand beside: an `ACCEPT` there keeps
+/// packets from them.
+const BESIDE: [&str; 3] = ["PREROUTING", "OUTPUT", "POSTROUTING"];
+
+impl Plugin for Portmap {
+    fn name(&self) -> &'static str {
+        "portmap"
+    }
+
+    fn versions(&self) -> &'static [Version] {
+        Version::ALL
+    }
+
+    fn add(&self, request: &Request) -> Result<Success> {
+        let result = chained::prev_result(request, "portmap")?;
+        let Some(plan) = Plan::new(request, &result)? else { return Ok(result) };
+        let host = Socket::route().map_err(kernel)?;
+        undo::scope(&mut (), |(), undo| {
+            let outcome = map(&Claimant::new(request, &plan));
+            // After a kernel's error too: the answer may be all that was lost.
+            // But what speaks against the mappings was found before any was
+            // made, and an earlier ADD's stay.
+            if !matches!(outcome, Ok(Err(_))) {
+                undo.push("remove the port mappings", |()| remove(request, &plan.hosts()));
+            }
+            outcome??;
+            // Not before the guard is there, which comes with the mappings.
+            loopback::allow(&host, &plan)?;
+            flows::end_to_host(&host, &plan.hosts(), &plan.families())
+        })?;
+        Ok(result)
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        let promised = verify::prev_result(request)?;
+        let Some(plan) = Plan::new(request, &promised)? else { return Ok(()) };
+        check_mappings(&Claimant::new(request, &plan))?;
+        loopback::check(&Socket::route().map_err(kernel)?, &plan)
+    }
+
+    fn restore(&self, request: &Request) -> Result<()> {
+        let promised = verify::prev_result(request)?;
+        let Some(plan) = Plan::new(request, &promised)? else { return Ok(()) };
+        if self.check(request).is_ok() {
+            return Ok(());
+        }
+        map(&Claimant::new(request, &plan))??;
+        let host = Socket::route().map_err(kernel)?;
+        loopback::allow(&host, &plan)?;
+        // Those that came while nothing led them to the container.
+        flows::end_unmapped(&host, &plan.hosts(), &plan.families())
+    }
+
+    fn del(&self, request: &Request) -> Result<()> {
+        let hosts = conf::mappings_to_remove(&request.network);
+        if hosts.is_empty() { Ok(()) } else { remove(request, &hosts) }
+    }
+
+    fn gc(&self, network: &Network) -> Result<()> {
+        let Some(valid) = network.valid_attachments()? else { return Ok(()) };
+        sweep(network, &valid)
+    }
+
+    fn status(&self, network: &Network) -> Result<()> {
+        Netfilter::open()?.status(conf::backend(network)?)
+    }
+}
+
+/// Who maps what.
+struct Claimant<'a> {
+    request: &'a Request,
+    plan: &'a Plan,
+    owner: Owner,
+    place: Option<Place>,
+}
+
+impl<'a> Claimant<'a> {
+    fn new(request: &'a Request, plan: &'a Plan) -> Claimant<'a> {
+        let place = request.netns.as_deref().and_then(Place::of);
+        Claimant { request, plan, owner: Owner::of(request), place }
+    }
+}
+
+/// Makes the mappings, all of them or none, with the backend that suits. The
+/// inner error says what speaks against them.
+fn map(claimant: &Claimant) -> Result<Result<()>> {
+    let netfilter = Netfilter::open()?;
+    let nft = netfilter.nft()?;
+    netfilter.with(claimant.plan.backend, iptables::TABLE, &BESIDE, |backend| {
+        both::add(&netfilter, nft, backend, claimant)
+    })
+}
+
+/// Verifies the mappings in the backend that is named. Where none is, in either:
+/// the host may have changed since the ADD.
+fn check_mappings(claimant: &Claimant) -> Result<()> {
+    let netfilter = Netfilter::open()?;
+    let nft = netfilter.nft()?;
+    let check = |backend| match (backend, nft) {
+        (Backend::Nftables, Some(socket)) => nftables::check(socket, claimant),
+        _ => iptables::check(&netfilter, claimant),
+    };
+    let named = claimant.plan.backend;
+    let first = netfilter.choose(named, iptables::TABLE, &BESIDE)?;
+    check(first).or_else(|error| {
+        let other = match first {
+            Backend::Nftables => Backend::Iptables,
+            Backend::Iptables => Backend::Nftables,
+        };
+        let elsewhere = named.is_none() && check(other).is_ok();
+        if elsewhere { Ok(()) } else { Err(error) }
+    })
+}
+
+/// Removes what the attachment has in either backend, upstream's included.
+fn remove(request: &Request, hosts: &[HostPort]) -> Result<()> {
+    let owner = Owner::of(request);
+    let (network, container_id) = (request.network.name().as_str(), request.container_id.as_str());
+    let belongs = |key: &str| key == owner.key();
+    let elements = nftables::Leaving { belongs: &belongs, hosts, container_id: Some(container_id) };
+    let chains = iptables::Leaving::One {
+        chains: iptables::chain_names(network, container_id, request.ifname.as_str()),
+        owner: owner.key(),
+    };
+    release(&elements, &chains)
+}
+
+/// Removes what is there of attachments to the network that are not valid.
+fn sweep(network: &Network, valid: &Attachments) -> Result<()> {
+    let keys: Vec<Owner> = valid.iter().map(|a| Owner::new(network.name(), &a)).collect();
+    let prefix = Owner::prefix(network.name());
+    let by_key =
+        |key: &str| key.starts_with(&prefix) && keys.iter().all(|owner| owner.key() != key);
+    // Upstream does not say which interface it was.
+    let by_name = |named: &str, container: &str| {
+        named == network.name().as_str() && !valid.has_container(container)
+    };
+    let elements = nftables::Leaving { belongs: &by_key, hosts: &[], container_id: None };
+    release(&elements, &iptables::Leaving::Invalid { by_key: &by_key, by_name: &by_name })
+}
+
+fn release(elements: &nftables::Leaving, chains: &iptables::Leaving) -> Result<()> {
+    let netfilter = Netfilter::open()?;
+    let (mut flows, mut chains_gone) = (Vec::new(), Vec::new());
+    let mut of_chains = None;
+    let removed = netfilter.remove(|socket, out| {
+        flows = nftables::plan(socket, elements, out)?;
+        chains_gone = iptables::plan(socket, chains, out)?;
+        if elements.hosts.is_empty() && !chains_gone.is_empty() {
+            of_chains.get_or_insert_with(|| iptables::flows(&netfilter, &chains_gone));
+        }
+        Ok(())
+    });
+    let mut errors: Vec<Error> = removed.err().into_iter().collect();
+    flows.extend(of_chains.unwrap_or_default());
+    for outcome in iptables::remove_legacy(&netfilter, chains) {
+        match outcome {
+            Ok(more) => flows.extend(more),
+            Err(e) => errors.push(e),
+        }
+    }
+    // The rules are gone, so nothing takes the old way again.
+    errors.extend(flows::end_to_containers(&flows).err());
+    if !chains_gone.is_empty() {
+        let ended = Socket::route()
+            .map_err(kernel)
+            .and_then(|host| flows::end_to_host(&host, elements.hosts, &FAMILIES));
+        errors.extend(ended.err());
+    }
+    Error::join(errors)
+}

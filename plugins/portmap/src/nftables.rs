@@ -1,0 +1,36 @@
+//! Ports mapped by nf_tables, spoken over netlink:
+//!
+//! ```text
+//! table ip cni_hostport {                       # and the same in table ip6
+//!     map any_address {                         # a port of every address of the host
+//!         type inet_proto . inet_service : ipv4_addr . inet_service
+//!         elements = { tcp . 8080 comment "<owner>" : 10.1.0.2 . 80 }
+//!     }
+//!     map one_address { .. }                    # and of one: address . protocol . port
+//!     set containers {                          # where ports lead
+//!         elements = { 10.1.0.2 comment "<owner>, ports: 1, ns: 4026532294 /run/netns/x" }
+//!     }
+//!     chain mapped_prerouting {                 # and mapped_output
+//!         type nat hook prerouting priority -90; policy accept;
+//!         fib daddr type local jump mapped
+//!     }
+//!     chain mapped_targets {
+//!         dnat ip to ip daddr . meta l4proto . th dport map @one_address
+//!         dnat ip to meta l4proto . th dport map @any_address
+//!     }
+//!     ..
+//! }
+//! ```
+//!
+//! An attachment is a handful of elements, however many others there are: to
+//! find, add or remove one takes the same time among ten thousand, and so does
+//! a packet. A key exists once, so that a port has one owner.
+
+mod aside;
+mod claim;
+mod layout;
+mod release;
+
+pub(crate) use aside::stand_aside;
+pub(crate) use claim::{add, check};
+pub(crate) use release::{Leaving, plan};

@@ -1,0 +1,301 @@
+//! DEL and GC: what attachments have in the table, and the table itself when it
+//! serves nobody any more.
+
+use attach::chained;
+use linux::nft::{Chain, Element, Elements, Rule, Set, Socket, Transaction, Verb};
+use linux::{Family, IpNetwork, Result};
+use std::net::IpAddr;
+
+use super::layout::{
+    Claim, Container, Layout, UPSTREAM_CHAINS, destination_address, destination_port, key,
+    masquerade_pairs, port_key,
+};
+use crate::conf::HostPort;
+use crate::flows::Flow;
+
+/// Whose things go.
+pub(crate) struct Leaving<'a> {
+    /// By the key of the owner.
+    pub(crate) belongs: &'a dyn Fn(&str) -> bool,
+    /// What the owner is believed to have; anything else is looked for as well.
+    pub(crate) hosts: &'a [HostPort],
+    /// Upstream marks its rules by the container's ID alone: those for `hosts`
+    /// go.
+    pub(crate) container_id: Option<&'a str>,
+}
+
+/// Plans the removal from the tables of both families; answers which flows
+/// lead, or led, to a mapping that goes. Reads one message for each family
+/// where there is no such table.
+pub(crate) fn plan(socket: &Socket, leaving: &Leaving, out: &mut Transaction) -> Result<Vec<Flow>> {
+    let mut flows = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let layout = Layout::new(family);
+        if socket.table(layout.table.family, &layout.table.name)?.is_some() {
+            plan_family(socket, &layout, leaving, out, &mut flows)?;
+        }
+    }
+    Ok(flows)
+}
+
+fn plan_family(
+    socket: &Socket,
+    layout: &Layout,
+    leaving: &Leaving,
+    out: &mut Transaction,
+    flows: &mut Vec<Flow>,
+) -> Result<()> {
+    if let Some(container_id) = leaving.container_id {
+        plan_upstream(socket, layout, container_id, leaving.hosts, out, flows)?;
+    }
+    let containers: Vec<Container> =
+        all(socket, &layout.containers)?.iter().filter_map(Container::read).collect();
+    let (going, staying): (Vec<Container>, Vec<Container>) =
+        containers.into_iter().partition(|container| (leaving.belongs)(&container.owner));
+    if going.is_empty() {
+        return Ok(());
+    }
+    let claims = claims_of(socket, layout, leaving, &going)?;
+    flows.extend(claims.iter().map(|claim| Flow {
+        host: claim.mapping.host,
+        target: claim.target,
+        container_port: claim.mapping.container_port,
+    }));
+    let table = &layout.table;
+    if staying.is_empty()
+        && layout.is_all(&socket.chains(table)?, &socket.sets(table)?)
+        && !upstream_has_rules(socket, layout, out)?
+    {
+        out.delete(table);
+        return Ok(());
+    }
+    plan_claims(layout, &claims, out);
+    plan_ports(socket, layout, &claims, &[], out)?;
+    for container in &going {
+        plan_conditional(socket, layout, &container.owner, out)?;
+    }
+    plan_containers(socket, layout, &going, &staying, out)
+}
+
+/// The claims of those that go: looked up where they are known, and listed if
+/// these are not as many as the books say.
+fn claims_of(
+    socket: &Socket,
+    layout: &Layout,
+    leaving: &Leaving,
+    going: &[Container],
+) -> Result<Vec<Claim>> {
+    let mut found = Vec::new();
+    for set in [&layout.any_address, &layout.one_address] {
+        let of_family = |host: &&HostPort| {
+            host.address.is_none_or(|address| Family::of(address) == layout.family)
+                && layout.set_of(host) == set
+        };
+        let keys: Vec<Element> = leaving.hosts.iter().filter(of_family).map(key).collect();
+        let there = socket.find_elements(set, &keys)?;
+        found.extend(there.iter().flatten().filter_map(Claim::read));
+    }
+    found.retain(|claim| claim.owner().is_some_and(leaving.belongs));
+    // Two entries of a configuration may name the same port.
+    let mut unique: Vec<Claim> = Vec::with_capacity(found.len());
+    for claim in found {
+        if !unique.contains(&claim) {
+            unique.push(claim);
+        }
+    }
+    if unique.len() == going.iter().map(|container| container.ports).sum::<usize>() {
+        return Ok(unique);
+    }
+    claims(socket, layout, leaving.belongs)
+}
+
+/// Every claim of the owners that are meant.
+pub(super) fn claims(
+    socket: &Socket,
+    layout: &Layout,
+    belongs: &dyn Fn(&str) -> bool,
+) -> Result<Vec<Claim>> {
+    let mut claims = Vec::new();
+    for set in [&layout.any_address, &layout.one_address] {
+        let elements = all(socket, set)?;
+        let own = elements.iter().filter_map(Claim::read);
+        claims.extend(own.filter(|claim| claim.owner().is_some_and(belongs)));
+    }
+    Ok(claims)
+}
+
+/// The elements of a set; none where somebody removed it.
+fn all(socket: &Socket, set: &Set) -> Result<Vec<Element>> {
+    match socket.elements(set) {
+        Err(e) if e.is_not_found() => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+fn delete(out: &mut Transaction, set: &Set, elements: Vec<Element>) {
+    if !elements.is_empty() {
+        out.delete(Elements::of(set, elements));
+    }
+}
+
+/// The claims themselves.
+pub(super) fn plan_claims(layout: &Layout, claims: &[Claim], out: &mut Transaction) {
+    for set in [&layout.any_address, &layout.one_address] {
+        let of_set = claims.iter().filter(|claim| layout.set_of(&claim.mapping.host) == set);
+        delete(out, set, of_set.map(|claim| key(&claim.mapping.host)).collect());
+    }
+}
+
+/// The ports of single addresses that no other claim has, nor one of those that
+/// come.
+pub(super) fn plan_ports(
+    socket: &Socket,
+    layout: &Layout,
+    going: &[Claim],
+    coming: &[Claim],
+    out: &mut Transaction,
+) -> Result<()> {
+    if going.iter().all(|claim| claim.mapping.host.address.is_none()) {
+        return Ok(());
+    }
+    let there: Vec<Claim> =
+        all(socket, &layout.one_address)?.iter().filter_map(Claim::read).collect();
+    let port = |claim: &Claim| port_key(&claim.mapping.host);
+    let kept: Vec<Element> =
+        there.iter().filter(|claim| !going.contains(claim)).chain(coming).map(port).collect();
+    let unused = all(socket, &layout.one_address_ports)?;
+    let unused = unused.into_iter().filter(|element| !kept.contains(element)).collect();
+    delete(out, &layout.one_address_ports, unused);
+    Ok(())
+}
+
+/// The rules of an attachment with conditions.
+pub(super) fn plan_conditional(
+    socket: &Socket,
+    layout: &Layout,
+    owner: &str,
+    out: &mut Transaction,
+) -> Result<()> {
+    for rule in socket.rules(&layout.conditional)? {
+        let comment = rule.comment.as_deref().unwrap_or_default();
+        if let Some(handle) = rule.handle
+            && chained::key_of(comment) == Some(owner)
+        {
+            out.delete(Rule::at(&layout.conditional, handle));
+        }
+    }
+    Ok(())
+}
+
+/// The containers' addresses, whatever is said of them, and the rules of subnets
+/// that nobody is left in.
+fn plan_containers(
+    socket: &Socket,
+    layout: &Layout,
+    going: &[Container],
+    staying: &[Container],
+    out: &mut Transaction,
+) -> Result<()> {
+    let addresses: Vec<Element> =
+        going.iter().map(|container| Element::new(container.address)).collect();
+    let pairs: Vec<Element> =
+        going.iter().flat_map(|container| masquerade_pairs(container.address)).collect();
+    for (set, elements) in
+        [(&layout.masquerade, pairs), (&layout.masquerade_all, addresses.clone())]
+    {
+        let there = socket.find_elements(set, &elements)?;
+        delete(out, set, there.into_iter().flatten().collect());
+    }
+    delete(out, &layout.containers, addresses);
+    for rule in socket.rules(&layout.neighbours)? {
+        let Some(handle) = rule.handle else { continue };
+        let subnet = subnet_of(&rule);
+        let has = |containers: &[Container]| {
+            containers.iter().any(|c| subnet.is_some_and(|subnet| subnet.contains(c.address)))
+        };
+        if has(going) && !has(staying) {
+            out.delete(Rule::at(&layout.neighbours, handle));
+        }
+    }
+    Ok(())
+}
+
+fn subnet_of(rule: &Rule) -> Option<IpNetwork> {
+    use linux::nft::{Field, Operand, Statement, Value};
+    rule.statements.iter().find_map(|statement| match statement {
+        Statement::Match(m) => match (m.fields.as_slice(), &m.operand) {
+            ([Field::IpSaddr | Field::Ip6Saddr], Operand::Value(Value::Net(net))) => Some(*net),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+/// What upstream's plugin left of this container: its rules for the ports, and
+/// those that masquerade where they lead. Upstream's own DEL removes all rules
+/// of the container, those of its other networks included.
+fn plan_upstream(
+    socket: &Socket,
+    layout: &Layout,
+    container_id: &str,
+    hosts: &[HostPort],
+    out: &mut Transaction,
+    flows: &mut Vec<Flow>,
+) -> Result<()> {
+    let mut targets: Vec<IpAddr> = Vec::new();
+    let mut others: Vec<IpAddr> = Vec::new();
+    for name in UPSTREAM_CHAINS {
+        let chain = Chain::regular(&layout.table, name);
+        let is_own = |rule: &Rule| rule.comment.as_deref() == Some(container_id);
+        for rule in socket.rules(&chain)?.into_iter().filter(is_own) {
+            let Some(handle) = rule.handle else { continue };
+            let Some((protocol, port)) = destination_port(&rule) else {
+                let to = destination_address(&rule);
+                if to.is_some_and(|to| targets.contains(&to) && !others.contains(&to)) {
+                    out.delete(Rule::at(&chain, handle));
+                }
+                continue;
+            };
+            let address = destination_address(&rule);
+            let host = HostPort { protocol, port, address };
+            let target = target_of(&rule);
+            if !hosts.contains(&host) {
+                others.extend(target.map(|(address, _)| address));
+                continue;
+            }
+            out.delete(Rule::at(&chain, handle));
+            if let Some((target, container_port)) = target {
+                targets.push(target);
+                flows.push(Flow { host, target, container_port });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn target_of(rule: &Rule) -> Option<(IpAddr, u16)> {
+    use linux::nft::{NatTarget, Statement};
+    rule.statements.iter().find_map(|statement| match statement {
+        Statement::Dnat(NatTarget::Address(address, Some(port)), _) => Some((*address, *port)),
+        _ => None,
+    })
+}
+
+/// Whether upstream's chains have rules besides those that go.
+fn upstream_has_rules(socket: &Socket, layout: &Layout, out: &Transaction) -> Result<bool> {
+    for name in UPSTREAM_CHAINS {
+        let chain = Chain::regular(&layout.table, name);
+        for rule in socket.rules(&chain)? {
+            let goes = out.operations().iter().any(|operation| {
+                operation.verb == Verb::Delete
+                    && matches!(&operation.object, linux::nft::Object::Rule(gone)
+                        if gone.chain == name && gone.family == rule.family
+                            && gone.handle == rule.handle)
+            });
+            if !goes {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}

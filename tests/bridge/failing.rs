@@ -1,0 +1,157 @@
+//! An ADD that fails: the error says why, and the host is as it was. That this
+//! holds wherever it fails is a property of all plugins, see `properties`.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use testkit::{Case, Container, Host, Netns as _, cases};
+
+use super::{attach, attach_by_hand, ports};
+use crate::conf::{bridge, fixed, leased, with};
+use crate::recorder::Recorder;
+
+pub(super) fn list() -> Vec<Case> {
+    let mut list = cases! {
+        [Bridge] a_name_that_is_taken_is_an_error,
+        [Bridge, Ping] a_second_add_takes_nothing_away,
+    };
+    for case in cases! {
+        // Upstream leaves the bridge, and what it made on it.
+        [Bridge] a_namespace_must_be_there,
+        [Bridge] an_impossible_mtu_is_the_kernels_to_refuse,
+        [Bridge] a_route_that_leads_nowhere_is_named,
+        [Bridge] no_address_left_is_an_error,
+        [Bridge, Ping] what_others_use_stays,
+        [Bridge, Ping] the_bridge_is_kept_for_who_has_joined_it,
+    } {
+        list.push(case.ours_only());
+    }
+    list
+}
+
+/// The ADD fails with this code and text, and nothing is changed, on the host
+/// or in the container.
+#[track_caller]
+fn expect_refused(host: &Host, container: &Container, conf: &Value, code: u32, part: &str) {
+    let (before, inside) = (host.snapshot(), container.network_snapshot());
+    host.plugin("bridge").add(container, "eth0", conf).expect_error(code, part);
+    // Folders, the mark of the last lease and the index over leases stay.
+    host.expect_unchanged_but(&before, &["/var/lib/cni"]);
+    inside.expect_same(&container.network_snapshot());
+    assert_eq!(leases(host), 0);
+}
+
+fn leases(host: &Host) -> usize {
+    let files = host.files("/var/lib/cni/networks/net");
+    files.iter().filter(|name| name.starts_with("10.")).count()
+}
+
+fn gateway(host: &Host) -> Value {
+    bridge(host, json!({"isGateway": true, "ipam": leased(&["10.1.0.0/24"])}))
+}
+
+fn a_namespace_must_be_there(host: &Host) {
+    let conf = gateway(host);
+    let one = host.container("one");
+    one.make_stale_file();
+    let before = host.snapshot();
+    let plugin = host.plugin("bridge");
+    plugin.add(&one, "eth0", &conf).expect_error(8, "/run/netns/one");
+    host.exec("rm /run/netns/one");
+    plugin.add(&one, "eth0", &conf).expect_error(8, "/run/netns/one");
+    host.exec("mkdir /run/netns/one");
+    plugin.add(&one, "eth0", &conf).expect_error(8, "/run/netns/one");
+    host.exec("rmdir /run/netns/one");
+    host.expect_unchanged_but(&before, &["/run/netns/one"]);
+}
+
+fn a_name_that_is_taken_is_an_error(host: &Host) {
+    let conf = gateway(host);
+    attach(host, "other", &conf);
+    let one = host.container("one");
+    one.exec("ip link add eth0 address 02:00:00:00:00:01 type veth peer name eth1");
+    let before = (ports(host, "cni0"), leases(host));
+    let failed = host.plugin("bridge").add(&one, "eth0", &conf);
+    failed.expect_error(999, "eth0");
+    assert_eq!(one.mac("eth0"), "02:00:00:00:00:01");
+    assert_eq!(one.links(), ["lo", "eth1", "eth0"]);
+    assert_eq!((ports(host, "cni0"), leases(host)), before);
+}
+
+fn an_impossible_mtu_is_the_kernels_to_refuse(host: &Host) {
+    let one = host.container("one");
+    for mtu in [20, 65536, 4_000_000_000_u32] {
+        let conf = with(&gateway(host), json!({"mtu": mtu}));
+        expect_refused(host, &one, &conf, 999, "invalid argument");
+    }
+}
+
+fn a_route_that_leads_nowhere_is_named(host: &Host) {
+    let one = host.container("one");
+    let ipam = with(
+        &leased(&["10.1.0.0/24"]),
+        json!({"routes": [{"dst": "10.9.0.0/16", "gw": "10.77.0.1"}]}),
+    );
+    let conf = with(&gateway(host), json!({"ipam": ipam}));
+    expect_refused(host, &one, &conf, 999, "10.9.0.0/16");
+}
+
+fn no_address_left_is_an_error(host: &Host) {
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24",
+        "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.9"}]]});
+    let conf = with(&gateway(host), json!({"ipam": ipam}));
+    attach(host, "one", &conf);
+    let two = host.container("two");
+    let (before, inside) = (host.snapshot(), two.network_snapshot());
+    host.plugin("bridge").add(&two, "eth0", &conf).expect_error(999, "10.1.0.9");
+    host.expect_unchanged_but(&before, &["/.oxcni/"]);
+    inside.expect_same(&two.network_snapshot());
+}
+
+/// The runtime may ask twice for the same attachment, and must not lose the
+/// first one by it.
+fn a_second_add_takes_nothing_away(host: &Host) {
+    let conf = gateway(host);
+    let (one, _) = attach(host, "one", &conf);
+    let before = (ports(host, "cni0"), one.links(), leases(host));
+    host.plugin("bridge").add(&one, "eth0", &conf).expect_error(999, "");
+    assert_eq!((ports(host, "cni0"), one.links(), leases(host)), before);
+    one.expect_ping("10.1.0.1");
+}
+
+fn what_others_use_stays(host: &Host) {
+    let conf = gateway(host);
+    let (one, _) = attach(host, "one", &conf);
+    let two = host.container("two");
+    let bad = json!({"name": "other", "ipam": fixed(&["10.1.0.77/24"]), "mtu": 20});
+    host.plugin("bridge").add(&two, "eth0", &with(&conf, bad)).expect_error(999, "");
+    assert_eq!(host.addresses("cni0"), ["10.1.0.1/24"]);
+    one.expect_ping("10.1.0.1");
+}
+
+/// An ADD that made the bridge and fails must not take it from another that
+/// found it there.
+fn the_bridge_is_kept_for_who_has_joined_it(host: &Host) {
+    let good = bridge(host, json!({"ipam": fixed(&["10.1.0.2/24"])}));
+    // It fails once it is told to.
+    let script = "[ $CNI_COMMAND = ADD ] || exit 0
+        while [ ! -e ${0%/*}/fail ]; do sleep 0.02; done
+        echo '{\"code\": 100, \"msg\": \"as told\"}'; exit 1";
+    let recorder = Recorder::new(host, "recorder", script);
+    let bad = with(&good, json!({"name": "bad", "ipam": recorder.ipam()}));
+    let (one, two) = (host.container("one"), host.container("two"));
+    host.parallel(2, |which| {
+        if which == 0 {
+            let plugin = host.plugin("bridge").cni_path(&recorder.path());
+            plugin.add(&one, "eth0", &bad).expect_error(100, "as told");
+        } else {
+            host.wait_until("IPAM was asked", || !recorder.verbs().is_empty());
+            host.plugin("bridge").add(&two, "eth0", &good).expect_result();
+            fs::write(recorder.program().with_file_name("fail"), "").expect("the folder is ours");
+        }
+    });
+    assert_eq!(ports(host, "cni0").len(), 1);
+    assert_eq!(one.links(), ["lo"]);
+    let three = attach_by_hand(host, "three", &bridge(host, json!({})), &["10.1.0.3/24"]);
+    three.expect_ping("10.1.0.2");
+}

@@ -1,0 +1,275 @@
+//! flannel: flanneld's lease becomes a bridge network, through a delegate.
+
+use serde_json::{Value, json};
+use testkit::{Case, Host, Netns as _, cases, with_previous_result};
+
+pub(crate) fn list() -> Vec<Case> {
+    let cases = cases! {
+        [Bridge, Ping] two_containers_of_a_node_talk,
+        [Bridge] the_state_is_what_the_reference_program_writes,
+        [Bridge] check_asks_the_delegate,
+        [Bridge] del_works_from_any_state,
+        [Bridge] two_attachments_of_a_container_do_not_collide,
+        [Bridge] a_failed_add_leaves_nothing,
+        [Bridge] a_failed_del_keeps_the_state,
+        [Bridge] gc_forgets_what_is_not_valid,
+        [Bridge] status_waits_for_flanneld,
+        [Bridge] add_waits_as_long_as_it_was_told,
+        [Bridge] what_the_user_says_of_the_delegate_wins,
+        [] what_flannel_sets_cannot_be_set,
+    };
+    // The reference program's is not in Debian's package.
+    cases.into_iter().map(Case::ours_only).collect()
+}
+
+const LEASE: &str = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.17.1/24\nFLANNEL_IPV6_NETWORK=fc00::/48\n\
+    FLANNEL_IPV6_SUBNET=fc00:0:0:17::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+
+const STATES: &str = "/var/lib/cni/flannel";
+
+fn conf() -> Value {
+    json!({"cniVersion": "1.1.0", "name": "cbr0", "type": "flannel"})
+}
+
+fn leased(host: &Host) {
+    host.write("/run/flannel/subnet.env", LEASE);
+}
+
+fn two_containers_of_a_node_talk(host: &Host) {
+    leased(host);
+    let (one, two) = (host.container("one"), host.container("two"));
+    let before = host.snapshot();
+    let result = host.plugin("flannel").add(&one, "eth0", &conf()).expect_result();
+    host.plugin("flannel").add(&two, "eth0", &conf()).expect_result();
+    assert_eq!(result["ips"][0]["address"], "10.1.17.2/24");
+    assert_eq!(result["ips"][1]["address"], "fc00:0:0:17::2/64");
+    assert_eq!(one.link("eth0").expect("it is there")["mtu"], 1450);
+    for address in ["10.1.17.3", "fc00:0:0:17::3", "10.1.17.1", "fc00:0:0:17::1"] {
+        one.expect_ping(address);
+    }
+    // Another node's subnet is reached through the gateway.
+    let routes = one.routes("main").join("\n");
+    assert!(routes.contains("10.1.0.0/16 via 10.1.17.1"), "{routes}");
+    for container in [&one, &two] {
+        host.plugin("flannel").del(container, "eth0", &conf()).expect_ok();
+    }
+    host.expect_unchanged_but(
+        &before,
+        &[
+            "cni0",
+            "ip_forward",
+            "forwarding",
+            "accept_redirects",
+            "last_reserved_ip",
+            "lock",
+            ".oxcni",
+            "/var/lib/cni",
+        ],
+    );
+    assert!(host.files(STATES).is_empty());
+}
+
+fn the_state_is_what_the_reference_program_writes(host: &Host) {
+    leased(host);
+    let one = host.container("one");
+    host.plugin("flannel").add(&one, "eth0", &conf()).expect_result();
+    let expected = concat!(
+        r#"{"cniVersion":"1.1.0","ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.1.17.0/24"}],"#,
+        r#"[{"subnet":"fc00:0:0:17::/64"}]],"routes":[{"dst":"10.1.0.0/16"},{"dst":"fc00::/48"}],"#,
+        r#""type":"host-local"},"isGateway":true,"mtu":1450,"name":"cbr0","type":"bridge"}"#
+    );
+    for name in [one.id(), format!("{}@cbr0@eth0", one.id())] {
+        let path = format!("{STATES}/{name}");
+        assert_eq!(std::fs::read_to_string(&path).expect(&path), expected);
+        assert_eq!(host.exec(["stat", "-c", "%a", path.as_str()]).trim(), "600");
+    }
+    host.plugin("flannel").del(&one, "eth0", &conf()).expect_ok();
+}
+
+fn check_asks_the_delegate(host: &Host) {
+    leased(host);
+    let one = host.container("one");
+    let result = host.plugin("flannel").add(&one, "eth0", &conf()).expect_result();
+    let checked = with_previous_result(&conf(), &result);
+    host.plugin("flannel").check(&one, "eth0", &checked).expect_ok();
+    one.exec("ip route del 10.1.0.0/16");
+    host.plugin("flannel").check(&one, "eth0", &checked).expect_error(999, "10.1.0.0/16");
+    host.plugin("flannel").del(&one, "eth0", &conf()).expect_ok();
+    host.plugin("flannel").check(&one, "eth0", &checked).expect_error(999, "no state");
+}
+
+fn del_works_from_any_state(host: &Host) {
+    leased(host);
+    let whole = {
+        let one = host.container("zero");
+        host.plugin("flannel").add(&one, "eth0", &conf()).expect_result();
+        let whole = std::fs::read(format!("{STATES}/{}", one.id())).expect("written");
+        host.plugin("flannel").del(&one, "eth0", &conf()).expect_ok();
+        whole
+    };
+    // Missing, empty, cut in the middle, garbage; with and without the lease;
+    // under our name, the reference program's, or both.
+    let damages: [Option<&[u8]>; 4] =
+        [None, Some(b""), Some(&whole[..whole.len() / 2]), Some(b"\0\0\0")];
+    for (at, damage) in damages.into_iter().enumerate() {
+        for lease in [true, false] {
+            leased(host);
+            let container = host.container(&format!("c{at}{}", u8::from(lease)));
+            let result = host.plugin("flannel").add(&container, "eth0", &conf()).expect_result();
+            for name in [container.id(), format!("{}@cbr0@eth0", container.id())] {
+                let path = format!("{STATES}/{name}");
+                match damage {
+                    None => std::fs::remove_file(&path).expect("there"),
+                    Some(content) => host.write(&path, content),
+                }
+            }
+            if !lease {
+                std::fs::remove_file("/run/flannel/subnet.env").expect("there");
+            }
+            let asked = with_previous_result(&conf(), &result);
+            host.plugin("flannel").del(&container, "eth0", &asked).expect_ok();
+            assert_eq!(container.link("eth0"), None);
+            host.plugin("flannel").del(&container, "eth0", &asked).expect_ok();
+            container.destroy();
+            host.plugin("flannel").del_without_netns(&container, "eth0", &conf()).expect_ok();
+        }
+    }
+    let left = host.files("/var/lib/cni/networks/cbr0");
+    assert!(
+        !left.iter().any(|name| name.contains("10.1.17.") || name.contains("fc00")),
+        "leases are left: {left:?}"
+    );
+    assert!(host.files(STATES).is_empty(), "{:?}", host.files(STATES));
+    // The reference program's state alone.
+    leased(host);
+    let old = host.container("old");
+    host.plugin("flannel").add(&old, "eth0", &conf()).expect_result();
+    std::fs::remove_file(format!("{STATES}/{}@cbr0@eth0", old.id())).expect("there");
+    std::fs::remove_file("/run/flannel/subnet.env").expect("there");
+    host.plugin("flannel").del(&old, "eth0", &conf()).expect_ok();
+    assert_eq!(old.link("eth0"), None);
+    assert!(host.files(STATES).is_empty());
+}
+
+fn two_attachments_of_a_container_do_not_collide(host: &Host) {
+    leased(host);
+    let one = host.container("one");
+    let other = json!({"cniVersion": "1.1.0", "name": "other", "type": "flannel", "delegate": {"bridge": "br-other"}});
+    host.plugin("flannel").add(&one, "eth0", &conf()).expect_result();
+    host.plugin("flannel").add(&one, "eth1", &other).expect_result();
+    host.plugin("flannel").del(&one, "eth0", &conf()).expect_ok();
+    assert_eq!(one.link("eth0"), None);
+    assert!(one.link("eth1").is_some());
+    host.plugin("flannel").del(&one, "eth1", &other).expect_ok();
+    assert_eq!(one.link("eth1"), None);
+    assert!(host.files(STATES).is_empty());
+}
+
+fn a_failed_add_leaves_nothing(host: &Host) {
+    leased(host);
+    let one = host.container("one");
+    one.exec("ip link add eth0 type bridge");
+    let before = host.snapshot();
+    host.plugin("flannel").add(&one, "eth0", &conf()).expect_error(999, "eth0");
+    host.expect_unchanged_but(&before, &["/var/lib/cni"]);
+    assert!(host.files(STATES).is_empty());
+    let missing = json!({"cniVersion": "1.1.0", "name": "cbr0", "type": "flannel", "delegate": {"type": "nope"}});
+    host.plugin("flannel").add(&one, "eth0", &missing).expect_error(999, "nope");
+    assert!(host.files(STATES).is_empty());
+}
+
+fn a_failed_del_keeps_the_state(host: &Host) {
+    leased(host);
+    let one = host.container("one");
+    host.plugin("flannel").add(&one, "eth0", &conf()).expect_result();
+    host.plugin("flannel")
+        .cni_path("/nonexistent")
+        .del(&one, "eth0", &conf())
+        .expect_error(999, "bridge");
+    assert!(!host.files(STATES).is_empty());
+    host.plugin("flannel").del(&one, "eth0", &conf()).expect_ok();
+    assert!(host.files(STATES).is_empty());
+}
+
+fn gc_forgets_what_is_not_valid(host: &Host) {
+    leased(host);
+    let (one, two) = (host.container("one"), host.container("two"));
+    for container in [&one, &two] {
+        host.plugin("flannel").add(container, "eth0", &conf()).expect_result();
+    }
+    host.plugin("flannel").gc(&conf()).expect_ok();
+    assert_eq!(host.files(STATES).len(), 4, "without a list nothing is forgotten");
+    let mut listed = conf();
+    listed["cni.dev/valid-attachments"] = json!([{"containerID": two.id(), "ifname": "eth0"}]);
+    host.plugin("flannel").gc(&listed).expect_ok();
+    assert!(
+        host.files(STATES).iter().all(|name| name.contains(&two.id())),
+        "{:?}",
+        host.files(STATES)
+    );
+    assert_eq!(one.link("eth0"), None);
+    assert!(two.link("eth0").is_some());
+    host.plugin("flannel").del(&two, "eth0", &conf()).expect_ok();
+}
+
+fn status_waits_for_flanneld(host: &Host) {
+    host.plugin("flannel").status(&conf()).expect_error(50, "flanneld");
+    host.write("/run/flannel/subnet.env", "FLANNEL_NETWORK=10.1.0.0/16\n");
+    host.plugin("flannel").status(&conf()).expect_error(50, "FLANNEL_MTU");
+    leased(host);
+    host.plugin("flannel").status(&conf()).expect_ok();
+}
+
+fn add_waits_as_long_as_it_was_told(host: &Host) {
+    let one = host.container("one");
+    host.plugin("flannel").add(&one, "eth0", &conf()).expect_error(999, "it is not there");
+    let mut patient = conf();
+    patient["subnetFileWait"] = json!(1);
+    host.plugin("flannel").add(&one, "eth0", &patient).expect_error(11, "it is not there");
+    patient["subnetFileWait"] = json!(60);
+    std::thread::scope(|scope| {
+        let add =
+            scope.spawn(|| host.plugin("flannel").add(&one, "eth0", &patient).expect_result());
+        leased(host);
+        add.join().expect("it found the lease");
+    });
+    host.plugin("flannel").del(&one, "eth0", &patient).expect_ok();
+}
+
+fn what_the_user_says_of_the_delegate_wins(host: &Host) {
+    leased(host);
+    let one = host.container("one");
+    let conf = json!({"cniVersion": "0.4.0", "name": "cbr0", "type": "flannel",
+        "delegate": {"bridge": "br-x", "mtu": 1300, "isDefaultGateway": true, "hairpinMode": true},
+        "ipam": {"dataDir": "/run/leases", "routes": [{"dst": "192.0.2.0/24"}]}});
+    let result = host.plugin("flannel").add(&one, "eth0", &conf).expect_result();
+    assert_eq!(result["interfaces"][0]["name"], "br-x");
+    assert_eq!(one.link("eth0").expect("there")["mtu"], 1300);
+    assert!(one.routes("main").join("\n").contains("192.0.2.0/24"));
+    assert!(host.files("/run/leases/cbr0").iter().any(|name| name.contains("10.1.17.2")));
+    host.plugin("flannel").del(&one, "eth0", &conf).expect_ok();
+}
+
+pub(crate) fn shell_text_in_the_lease_stays_text(host: &Host) {
+    let one = host.container("one");
+    for hostile in [
+        "$(touch /run/pwned)",
+        "`touch /run/pwned`",
+        "10.1.0.0/24; touch /run/pwned",
+        "'10.1.0.0/24'",
+    ] {
+        host.write("/run/flannel/subnet.env", format!("{LEASE}FLANNEL_SUBNET={hostile}\n"));
+        host.plugin("flannel").add(&one, "eth0", &conf()).expect_error(999, "FLANNEL_SUBNET");
+        assert!(!host.files("/run").iter().any(|name| name.contains("pwned")));
+    }
+}
+
+fn what_flannel_sets_cannot_be_set(host: &Host) {
+    leased(host);
+    let one = host.container("one");
+    for (key, value) in [("name", json!("x")), ("ipam", json!({})), ("type", json!(5))] {
+        let mut conf = conf();
+        conf["delegate"] = json!({key: value});
+        host.plugin("flannel").add(&one, "eth0", &conf).expect_error(7, key);
+    }
+}

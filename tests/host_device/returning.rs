@@ -1,0 +1,371 @@
+//! DEL and GC: the device comes back as it was, from wherever it is.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use testkit::{Case, Container, Host, Netns as _, cases};
+
+use super::selecting::{DEVICE, empty_sysfs, pci_device, show_link};
+use super::{
+    LEFT, addressed, bring_home_as_the_kernel_does, conf, device, device_down, leased, leases,
+    name_the_host, records, settle,
+};
+use crate::conf as network;
+
+pub(super) fn list() -> Vec<Case> {
+    let list = cases! {
+        [] whatever_the_application_changed_is_undone,
+        [] a_device_that_was_down_comes_back_down,
+        [] once_more_and_before_and_without_a_namespace,
+        [] a_namespace_the_runtime_does_not_name_is_found,
+        [] a_virtual_device_ends_with_its_namespace,
+        [] what_the_kernel_brought_home_gets_its_name_back,
+        [] the_next_add_fetches_what_came_home,
+        [] a_taken_name_is_named_and_the_address_is_free,
+        [] second_names_do_not_stand_in_the_way,
+        [] links_of_others_stay_where_they_are,
+        [] without_its_record_the_alias_says_where_it_belongs,
+        [] a_record_of_before_the_last_boot_counts_for_nothing,
+        [] hardware_that_does_not_come_is_remembered,
+        [] gc_returns_devices_of_invalid_attachments,
+        [] gc_drops_records_of_nothing,
+        [Macvlan] a_macvlan_can_be_lent,
+    };
+    list.into_iter().map(Case::ours_only).collect()
+}
+
+/// As applications do; kernels before 6.2 rename links that are down only.
+fn rename(pod: &Container, name: &str) {
+    pod.exec("ip link set eth0 down");
+    pod.exec(format!("ip link set eth0 name {name}"));
+    pod.exec(format!("ip link set {name} up"));
+}
+
+fn whatever_the_application_changed_is_undone(host: &Host) {
+    device(host, "ens5");
+    host.exec("ip link set ens5 down");
+    host.exec("ip link set ens5 mtu 1400 txqueuelen 500 address 02:00:5e:10:00:01 up");
+    host.exec(["ip", "link", "set", "ens5", "alias", "uplink to rack 5"]);
+    host.exec("ip link property add dev ens5 altname uplink-to-rack-5");
+    host.exec("ip link property add dev ens5 altname ens5-too");
+    settle(host, "ens5");
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    let conf = leased(host);
+    host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    for command in [
+        "ip link set eth0 mtu 1300 txqueuelen 7 promisc on",
+        "ip link set eth0 down",
+        "ip link set eth0 address 02:00:00:00:00:77",
+        "ip link set eth0 name wan",
+        "ip link set wan alias mine",
+        "ip link property del dev wan altname ens5-too",
+        "ip link property add dev wan altname mine-too",
+    ] {
+        pod.exec(command);
+    }
+    host.plugin("host-device").del(&pod, "eth0", &conf).expect_ok();
+    assert_eq!(pod.links(), ["lo"]);
+    assert_eq!((leases(host), records(host)), (0, 0));
+    host.expect_unchanged_but(&before, LEFT);
+}
+
+fn a_device_that_was_down_comes_back_down(host: &Host) {
+    device_down(host);
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    let conf = addressed(host);
+    host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    host.plugin("host-device").del(&pod, "eth0", &conf).expect_ok();
+    host.expect_unchanged_but(&before, LEFT);
+}
+
+fn once_more_and_before_and_without_a_namespace(host: &Host) {
+    device(host, "ens5");
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    let conf = leased(host);
+    let host_device = host.plugin("host-device");
+    host_device.del(&pod, "eth0", &conf).expect_ok();
+    host_device.del_without_netns(&pod, "eth0", &conf).expect_ok();
+    host_device.add(&pod, "eth0", &conf).expect_result();
+    host_device.del(&pod, "eth0", &conf).expect_ok();
+    // What somebody does with the device afterwards is not undone.
+    host.exec("ip link set ens5 mtu 1400");
+    host_device.del(&pod, "eth0", &conf).expect_ok();
+    assert_eq!(host.link("ens5").expect("home")["mtu"], 1400);
+    host.exec("ip link set ens5 mtu 1500");
+    pod.destroy();
+    host_device.del(&pod, "eth0", &conf).expect_ok();
+    host.expect_unchanged_but(&before, &["/var/lib/cni", "/run/netns"]);
+}
+
+fn a_namespace_the_runtime_does_not_name_is_found(host: &Host) {
+    device(host, "ens5");
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    let conf = leased(host);
+    host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    host.plugin("host-device").del_without_netns(&pod, "eth0", &conf).expect_ok();
+    assert_eq!(leases(host), 0);
+    host.expect_unchanged_but(&before, LEFT);
+}
+
+fn a_virtual_device_ends_with_its_namespace(host: &Host) {
+    for stale in [false, true] {
+        let name = if stale { "stale" } else { "gone" };
+        host.exec("ip link add ens5 type veth peer name peer5");
+        let pod = host.container(name);
+        let conf = leased(host);
+        host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+        if stale {
+            pod.make_stale_file();
+        } else {
+            pod.destroy();
+        }
+        host.wait_until("the pair is gone", || host.links() == ["lo"]);
+        host.plugin("host-device")
+            .status(&conf)
+            .expect_error(50, &format!("container ctr-{name} of network net had it"));
+        let outcome = host.plugin("host-device").del(&pod, "eth0", &conf);
+        outcome.expect_ok();
+        let said = format!("device ens5, lent to container ctr-{name}, is lost");
+        assert!(outcome.stderr().contains(&said), "{outcome}");
+        assert_eq!((leases(host), records(host)), (0, 0));
+        host.plugin("host-device").status(&conf).expect_error(50, "no link named ens5");
+    }
+}
+
+fn what_the_kernel_brought_home_gets_its_name_back(host: &Host) {
+    let before_all = ["eth0", "dev31"];
+    device(host, "ens5");
+    host.exec("ip link set ens5 mtu 1400");
+    host.exec(["ip", "link", "set", "ens5", "alias", "uplink to rack 5"]);
+    name_the_host(host);
+    for (run, name) in before_all.into_iter().enumerate() {
+        let pod = host.container(&format!("pod{run}"));
+        let before = host.snapshot();
+        let conf = leased(host);
+        host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+        bring_home_as_the_kernel_does(&pod, "eth0", name);
+        pod.destroy();
+        host.plugin("host-device").status(&conf).expect_ok();
+        if run == 0 {
+            host.plugin("host-device").del(&pod, "eth0", &conf).expect_ok();
+        } else {
+            let none = json!({"cni.dev/valid-attachments": [], "cni.dev/attachments": []});
+            host.plugin("host-device").gc(&network::with(&conf, none)).expect_ok();
+        }
+        assert_eq!((leases(host), records(host)), (0, 0));
+        host.expect_unchanged_but(&before, &["/var/lib/cni", "/run/netns"]);
+    }
+}
+
+fn the_next_add_fetches_what_came_home(host: &Host) {
+    let far = device(host, "ens5");
+    host.exec("ip link set ens5 mtu 1400");
+    name_the_host(host);
+    let (one, two) = (host.container("one"), host.container("two"));
+    let conf = addressed(host);
+    host.plugin("host-device").add(&one, "eth0", &conf).expect_result();
+    bring_home_as_the_kernel_does(&one, "eth0", "dev7");
+    one.destroy();
+    host.plugin("host-device").add(&two, "net1", &conf).expect_result();
+    let link = two.link("net1").expect("it is there");
+    assert_eq!((&link["ifalias"], &link["mtu"]), (&json!("ens5"), &json!(1400)));
+    far.exec("ip link set wire mtu 1400");
+    // The old attachment's DEL takes nothing from the new one.
+    host.plugin("host-device").del(&one, "eth0", &conf).expect_ok();
+    assert!(two.link("net1").is_some());
+    host.plugin("host-device").del(&two, "net1", &conf).expect_ok();
+    assert_eq!(host.links(), ["lo", "ens5"]);
+    assert_eq!(records(host), 0);
+}
+
+fn a_taken_name_is_named_and_the_address_is_free(host: &Host) {
+    device(host, "ens5");
+    let pod = host.container("pod");
+    let conf = leased(host);
+    host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    host.exec("ip link add usurper type veth peer name other");
+    host.exec("ip link property add dev usurper altname ens5");
+    let outcome = host.plugin("host-device").del(&pod, "eth0", &conf);
+    outcome.expect_error(999, "the host has another link of that name");
+    // Nobody answers for the address, and others may have it.
+    let link = pod.link("eth0").expect("it stayed");
+    assert!(!link["flags"].as_array().expect("flags").contains(&json!("UP")), "{link}");
+    assert_eq!((leases(host), records(host)), (0, 1));
+    host.exec("ip link del usurper");
+    host.plugin("host-device").del(&pod, "eth0", &conf).expect_ok();
+    assert_eq!(host.links(), ["lo", "ens5"]);
+    assert_eq!(records(host), 0);
+}
+
+fn second_names_do_not_stand_in_the_way(host: &Host) {
+    device(host, "ens5");
+    host.exec("ip link property add dev ens5 altname uplink-to-rack-5");
+    let pod = host.container("pod");
+    let conf = addressed(host);
+    host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    // One the application gave it, one the host gave to another link.
+    pod.exec("ip link property add dev eth0 altname other");
+    host.exec("ip link add other type veth peer name another");
+    host.exec("ip link property add dev another altname uplink-to-rack-5");
+    let outcome = host.plugin("host-device").del(&pod, "eth0", &conf);
+    outcome.expect_error(999, "restore an alternative name of ens5");
+    assert_eq!(host.link("ens5").expect("home").get("altnames"), None);
+    assert_eq!(records(host), 1);
+    host.plugin("host-device").del(&pod, "eth0", &conf).expect_ok();
+    assert_eq!(records(host), 0);
+}
+
+fn links_of_others_stay_where_they_are(host: &Host) {
+    device(host, "ens5");
+    let pod = host.container("pod");
+    pod.exec("ip link add eth0 type veth peer name peer0");
+    let conf = addressed(host);
+    for alias in ["", "ens9", "ens5 or so"] {
+        pod.exec(["ip", "link", "set", "eth0", "alias", alias]);
+        host.plugin("host-device").add(&pod, "eth0", &conf).expect_error(999, "file exists");
+        host.plugin("host-device").del(&pod, "eth0", &conf).expect_ok();
+        assert!(pod.link("eth0").is_some(), "{alias:?}");
+    }
+    // Neither does one attachment take another's.
+    host.plugin("host-device").add(&pod, "net1", &conf).expect_result();
+    let other = network::with(&conf, json!({"name": "other"}));
+    host.plugin("host-device").del(&pod, "net1", &other).expect_ok();
+    assert!(pod.link("net1").is_some());
+}
+
+fn without_its_record_the_alias_says_where_it_belongs(host: &Host) {
+    device_down(host);
+    let pod = host.container("pod");
+    let conf = addressed(host);
+    let before = host.snapshot();
+    for content in [None, Some(""), Some("\0\0\0"), Some("{\"network\":5}")] {
+        host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+        let file = "/var/lib/cni/oxcni/host-device/net:ctr-pod:eth0";
+        match content {
+            None => drop(host.exec(format!("rm {file}"))),
+            Some(content) => host.write(file, content),
+        }
+        host.plugin("host-device").del(&pod, "eth0", &conf).expect_ok();
+        assert_eq!(records(host), 0);
+        host.expect_unchanged_but(&before, LEFT);
+    }
+}
+
+fn a_record_of_before_the_last_boot_counts_for_nothing(host: &Host) {
+    device(host, "ens5");
+    let (one, two) = (host.container("one"), host.container("two"));
+    let conf = addressed(host);
+    host.plugin("host-device").add(&one, "eth0", &conf).expect_result();
+    let file = "/var/lib/cni/oxcni/host-device/net:ctr-one:eth0";
+    let text = std::fs::read_to_string(file).expect("it is there");
+    let mut record: Value = serde_json::from_str(&text).expect("JSON");
+    host.plugin("host-device").del(&one, "eth0", &conf).expect_ok();
+    record["bootId"] = json!("00000000000000000000000000000000");
+    host.write(file, record.to_string());
+    host.plugin("host-device").add(&two, "eth0", &conf).expect_result();
+    host.plugin("host-device").del(&one, "eth0", &conf).expect_ok();
+    assert_eq!(records(host), 1);
+    assert!(two.link("eth0").is_some());
+}
+
+/// Whether hardware comes back shows only on a machine that has some. Here a
+/// record says so of a link that is none, and so does not come.
+fn hardware_that_does_not_come_is_remembered(host: &Host) {
+    device(host, "ens5");
+    empty_sysfs(host);
+    pci_device(host, "mlx5_core", "");
+    show_link(host, "ens5", DEVICE);
+    let pod = host.container("pod");
+    let conf = leased(host);
+    host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    let file = "/var/lib/cni/oxcni/host-device/net:ctr-pod:eth0";
+    let text = std::fs::read_to_string(file).expect("it is there");
+    let mut record: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(record["device"]["hardware"], DEVICE);
+    record["device"]["kind"] = json!(null);
+    host.write(file, record.to_string());
+    pod.destroy();
+    host.wait_until("the pair is gone", || host.links() == ["lo"]);
+
+    let started = Instant::now();
+    let outcome = host.plugin("host-device").del(&pod, "eth0", &conf);
+    outcome.expect_ok();
+    assert!(started.elapsed() >= Duration::from_secs(2), "it was not waited for");
+    assert!(outcome.stderr().contains("has not come back from /run/netns/pod"), "{outcome}");
+    assert_eq!((leases(host), records(host)), (0, 1));
+    // Unplugged meanwhile.
+    host.exec(format!("rm -r {DEVICE}"));
+    let none = network::with(&conf, json!({"cni.dev/valid-attachments": []}));
+    let outcome = host.plugin("host-device").gc(&none);
+    outcome.expect_ok();
+    assert!(outcome.stderr().contains("is lost"), "{outcome}");
+    assert_eq!(records(host), 0);
+}
+
+fn gc_returns_devices_of_invalid_attachments(host: &Host) {
+    device(host, "ens5");
+    host.exec("ip link add ens6 type veth peer name wire6");
+    let before = host.snapshot();
+    let (one, two) = (host.container("one"), host.container("two"));
+    let conf = leased(host);
+    let other = network::with(&conf, json!({"device": "ens6"}));
+    host.plugin("host-device").add(&one, "eth0", &conf).expect_result();
+    host.plugin("host-device").add(&two, "eth0", &other).expect_result();
+    let elsewhere = network::with(
+        &conf,
+        json!({"name": "elsewhere", "cniVersion": "1.1.0",
+        "cni.dev/valid-attachments": []}),
+    );
+    let valid = |list: Value| network::with(&conf, json!({"cni.dev/valid-attachments": list}));
+    // Nothing is known, of another network, both are valid: nothing is done.
+    let both = json!([{"containerID": "ctr-one", "ifname": "eth0"},
+        {"containerID": "ctr-two", "ifname": "eth0"}]);
+    for conf in [&conf, &elsewhere, &valid(both)] {
+        host.plugin("host-device").gc(conf).expect_ok();
+        assert_eq!((leases(host), records(host)), (2, 2));
+        assert!(one.link("eth0").is_some() && two.link("eth0").is_some());
+    }
+    host.plugin("host-device").gc(&valid(json!("?"))).expect_error(7, "valid-attachments");
+    rename(&one, "wan");
+    let second = json!([{"containerID": "ctr-two", "ifname": "eth0"}]);
+    host.plugin("host-device").gc(&valid(second)).expect_ok();
+    assert_eq!((leases(host), records(host)), (1, 1));
+    assert_eq!(one.links(), ["lo"]);
+    host.plugin("host-device").gc(&valid(json!(null))).expect_ok();
+    assert_eq!((leases(host), records(host)), (0, 0));
+    host.expect_unchanged_but(&before, &["/var/lib/cni", "/run/netns"]);
+}
+
+fn gc_drops_records_of_nothing(host: &Host) {
+    device(host, "ens5");
+    let pod = host.container("pod");
+    let conf = addressed(host);
+    let none = network::with(&conf, json!({"cni.dev/valid-attachments": []}));
+    host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    host.write("/var/lib/cni/oxcni/host-device/net:ctr-x:eth0", "");
+    host.write("/var/lib/cni/oxcni/host-device/other:ctr-x:eth0", "");
+    pod.destroy();
+    host.wait_until("the pair is gone", || host.links() == ["lo"]);
+    let outcome = host.plugin("host-device").gc(&none);
+    outcome.expect_ok();
+    assert!(outcome.stderr().contains("device ens5, lent to container ctr-pod, is lost"));
+    let left = host.files("/var/lib/cni/oxcni/host-device");
+    assert_eq!(left.into_iter().collect::<Vec<_>>(), ["other:ctr-x:eth0"]);
+}
+
+fn a_macvlan_can_be_lent(host: &Host) {
+    device(host, "ens5");
+    host.exec("ip link add link ens5 name mv0 type macvlan mode bridge");
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    let conf = conf(host, json!({"device": "mv0", "ipam": network::fixed(&["10.5.0.2/24"])}));
+    host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    pod.expect_ping("10.5.0.1");
+    rename(&pod, "wan");
+    host.plugin("host-device").del(&pod, "eth0", &conf).expect_ok();
+    host.expect_unchanged_but(&before, LEFT);
+}

@@ -1,0 +1,163 @@
+//! Whatever step of an ADD fails, and wherever it is killed: the host is, or
+//! becomes by a DEL, what it was.
+
+use serde_json::json;
+use testkit::{Case, Host, Netns as _, cases};
+
+use super::{LEFT, conf, device, leased, leases, records, settle};
+use crate::conf as network;
+
+pub(super) fn list() -> Vec<Case> {
+    let list = cases! {
+        [Bridge] a_failed_add_gives_back_what_the_host_had_configured,
+        [Strace, Ipv6] whatever_request_fails_nothing_is_changed,
+        [Strace, Ipv6] whatever_file_call_fails_nothing_is_changed,
+        [Strace, Ipv6] wherever_an_add_is_killed_a_del_puts_it_right,
+        [Strace, Ipv6] wherever_a_del_is_killed_the_next_one_finishes,
+    };
+    list.into_iter().map(Case::ours_only).collect()
+}
+
+fn a_failed_add_gives_back_what_the_host_had_configured(host: &Host) {
+    device(host, "ens5");
+    for command in [
+        "ip address add 10.5.0.7/24 dev ens5",
+        "ip address add 10.5.0.8/24 dev ens5",
+        "ip address add 10.7.0.1 peer 10.7.0.2 dev ens5",
+        "ip address add 2001:db8:5::7/64 dev ens5 nodad",
+        "ip route add default via 10.5.0.1",
+        "ip route add 10.9.0.0/16 via 10.5.0.1 metric 5 mtu 1300",
+        "ip route add 10.8.0.0/16 dev ens5 table 99",
+        "ip -6 route add default via 2001:db8:5::1",
+        "ip link property add dev ens5 altname eth0",
+    ] {
+        host.exec(command);
+    }
+    settle(host, "ens5");
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    let failing = [
+        json!({"ipam": {"type": "missing"}}),
+        // A duplicate of the far side's address.
+        json!({"ipam": network::fixed(&["10.5.0.2/24", "2001:db8:5::1/64"])}),
+        // A route that leads nowhere.
+        json!({"ipam": {"type": "static", "addresses": [{"address": "10.5.0.2/24"}],
+            "routes": [{"dst": "10.99.0.0/16", "gw": "172.31.0.1"}]}}),
+    ];
+    for keys in failing {
+        let outcome = host.plugin("host-device").add(&pod, "eth0", &conf(host, keys));
+        let error = outcome.expect_error(999, "");
+        assert_eq!(error.get("details"), None, "the undo was clean");
+        assert_eq!(records(host), 0);
+        host.expect_unchanged_but(&before, LEFT);
+    }
+    host.exec("ip link property del dev ens5 altname eth0");
+    host.exec("ip link add br0 type bridge");
+    host.exec("ip link set ens5 master br0");
+    settle(host, "ens5");
+    let before = host.snapshot();
+    let keys = json!({"ipam": {"type": "missing"}});
+    host.plugin("host-device").add(&pod, "eth0", &conf(host, keys)).expect_error(999, "missing");
+    host.expect_unchanged_but(&before, LEFT);
+}
+
+/// Fails the first, second, .. of the calls, until an ADD makes no more.
+fn expect_unchanged_by_faults(host: &Host, calls: &str, error: &str, least: usize) {
+    device(host, "ens5");
+    host.exec("ip address add 10.5.0.7/24 dev ens5");
+    host.exec("ip route add 10.9.0.0/16 via 10.5.0.1");
+    host.exec("ip link property add dev ens5 altname uplink-to-rack-5");
+    settle(host, "ens5");
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    let (before_pod, conf) = (pod.network_snapshot(), leased(host));
+    let host_device = host.plugin("host-device");
+    for nth in 1.. {
+        let outcome = host_device.clone().fail_call(calls, error, nth).add(&pod, "eth0", &conf);
+        if outcome.success() {
+            // Some requests are not needed, such as an announcement.
+            host_device.del(&pod, "eth0", &conf).expect_ok();
+            host.exec("ip address add 10.5.0.7/24 dev ens5");
+            host.exec("ip route add 10.9.0.0/16 via 10.5.0.1");
+            if !outcome.fault_fired() {
+                assert!(nth > least, "only {nth} calls of {calls}");
+                return;
+            }
+        } else {
+            assert!(outcome.fault_fired(), "{outcome}");
+            let error = outcome.document();
+            assert_eq!(error.get("details"), None, "call {nth}: the undo was not clean\n{outcome}");
+            assert_eq!((leases(host), records(host)), (0, 0), "call {nth}");
+        }
+        host.expect_unchanged_but(&before, LEFT);
+        pod.wait_for_addresses();
+        let after = pod.network_snapshot();
+        before_pod.without(&["sysctl"]).expect_same(&after.without(&["sysctl"]));
+    }
+}
+
+fn whatever_request_fails_nothing_is_changed(host: &Host) {
+    expect_unchanged_by_faults(host, "sendto,sendmsg", "ENOBUFS", 8);
+}
+
+fn whatever_file_call_fails_nothing_is_changed(host: &Host) {
+    expect_unchanged_by_faults(host, "renameat,renameat2,mkdirat,mkdir,setns,fstatfs", "EROFS", 3);
+}
+
+fn wherever_an_add_is_killed_a_del_puts_it_right(host: &Host) {
+    device(host, "ens5");
+    host.exec("ip link set ens5 down");
+    host.exec("ip link set ens5 mtu 1400 address 02:00:5e:10:00:01 up");
+    host.exec(["ip", "link", "set", "ens5", "alias", "uplink to rack 5"]);
+    host.exec("ip link property add dev ens5 altname eth0");
+    settle(host, "ens5");
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    let conf = leased(host);
+    let host_device = host.plugin("host-device");
+    for nth in 1.. {
+        let calls = "sendto,sendmsg,renameat,renameat2";
+        let outcome = host_device.clone().kill_at_call(calls, nth).add(&pod, "eth0", &conf);
+        let netns = nth % 2 == 0;
+        let outcome_of_del = match netns {
+            true => host_device.del(&pod, "eth0", &conf),
+            false => host_device.del_without_netns(&pod, "eth0", &conf),
+        };
+        outcome_of_del.expect_ok();
+        assert_eq!((leases(host), records(host)), (0, 0), "call {nth}");
+        assert_eq!(pod.links(), ["lo"], "call {nth}");
+        // Deleted before the move, the name has to be given back by hand: it is
+        // the one thing that no mark on the device tells.
+        host.expect_unchanged_but(&before, LEFT);
+        if outcome.success() {
+            assert!(nth > 10, "only {nth} calls");
+            return;
+        }
+    }
+}
+
+fn wherever_a_del_is_killed_the_next_one_finishes(host: &Host) {
+    device(host, "ens5");
+    host.exec("ip link set ens5 mtu 1400");
+    host.exec(["ip", "link", "set", "ens5", "alias", "uplink to rack 5"]);
+    host.exec("ip link property add dev ens5 altname uplink-to-rack-5");
+    settle(host, "ens5");
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    let conf = leased(host);
+    let host_device = host.plugin("host-device");
+    for nth in 1.. {
+        host_device.add(&pod, "eth0", &conf).expect_result();
+        pod.exec("ip link set eth0 mtu 1300");
+        pod.exec("ip link property del dev eth0 altname uplink-to-rack-5");
+        let calls = "sendto,sendmsg,unlinkat";
+        let outcome = host_device.clone().kill_at_call(calls, nth).del(&pod, "eth0", &conf);
+        host_device.del(&pod, "eth0", &conf).expect_ok();
+        assert_eq!((leases(host), records(host)), (0, 0), "call {nth}");
+        host.expect_unchanged_but(&before, LEFT);
+        if outcome.success() {
+            assert!(nth > 6, "only {nth} calls");
+            return;
+        }
+    }
+}

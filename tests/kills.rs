@@ -1,0 +1,306 @@
+//! The whole chain, killed at any instant: SIGKILL at each system call that changes
+//! something, of each plugin, in ADD and in DEL, and then each of the ways in which
+//! a runtime may go on. All points, none left out; how many, and how long it took,
+//! is printed.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use testkit::{Case, Container, Host, Netns as _, Outcome, cases, with_previous_result};
+
+use crate::conf::{self, NETWORK, newest_version, with};
+
+pub(crate) fn list() -> Vec<Case> {
+    let list = cases! {
+        [Bridge, Nft, Shaping, Ifb, Strace] a_chain_killed_at_any_instant_is_cleaned_up,
+    };
+    list.into_iter().map(Case::ours_only).collect()
+}
+
+/// Calls that change the kernel's state or files. A file that `openat` has created is
+/// there when the call after it is not made. strace counts each name by itself.
+const CALLS: &[&str] = &[
+    "sendto",
+    "sendmsg",
+    "write",
+    "pwrite64",
+    "ftruncate",
+    "linkat",
+    "renameat",
+    "renameat2",
+    "unlinkat",
+    "mkdirat",
+    "fchmod",
+    "utimensat",
+];
+
+/// More calls of one name than any verb makes; the loop must end before.
+const TOO_MANY: usize = 200;
+
+/// How many hosts at once: most of the time is the kernel's, which frees links and
+/// namespaces at its leisure.
+const HOSTS: usize = 6;
+
+/// How a runtime goes on after a kill.
+#[derive(Debug, Clone, Copy)]
+enum Aftermath {
+    /// It repeats the DEL.
+    DelTwice,
+    /// The namespace is gone by then.
+    DelOfLost,
+    /// It forgets the container, whose namespace is gone by then, and calls GC.
+    Gc,
+}
+
+/// The number of the plugin that is killed, and what follows.
+#[derive(Debug, Clone, Copy)]
+struct Story {
+    at: usize,
+    aftermath: Aftermath,
+}
+
+/// Types and keys, in the order of the chain.
+fn plugins() -> Vec<(&'static str, Value)> {
+    vec![
+        (
+            "bridge",
+            json!({"bridge": "cni0", "isGateway": true, "ipMasq": true,
+                "ipMasqBackend": "nftables",
+                "ipam": conf::leased(&["10.1.0.0/24", "2001:db8:1::/64"])}),
+        ),
+        (
+            "portmap",
+            json!({"backend": "nftables", "snat": true, "runtimeConfig": {"portMappings": [
+                {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+                {"hostPort": 5353, "containerPort": 53, "protocol": "udp"}]}}),
+        ),
+        (
+            "firewall",
+            json!({"backend": "nftables", "ingressPolicy": "same-bridge",
+                "denyCIDRs": ["169.254.0.0/16"]}),
+        ),
+        ("bandwidth", json!({"ingressRate": 8_000_000, "egressRate": 8_000_000})),
+        (
+            "tuning",
+            json!({"mac": "02:00:00:00:00:0a", "mtu": 1400,
+                "sysctl": {"net.core.somaxconn": "500"}}),
+        ),
+    ]
+}
+
+/// The chain on a host.
+struct Chain<'h> {
+    host: &'h Host,
+    plugins: Vec<(&'static str, Value)>,
+}
+
+impl<'h> Chain<'h> {
+    fn new(host: &'h Host) -> Self {
+        let base = json!({"cniVersion": newest_version(host), "name": NETWORK});
+        let whole = |(plugin, keys): (&'static str, Value)| {
+            (plugin, with(&with(&base, json!({"type": plugin})), keys))
+        };
+        // Gateways switch it on for the host, and it stays.
+        for name in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+            host.set_sysctl(name, "1");
+        }
+        host.set_sysctl("net/ipv6/conf/default/accept_dad", "0");
+        host.exec("mkdir -p -m 700 /run/cni/tuning");
+        Self { host, plugins: plugins().into_iter().map(whole).collect() }
+    }
+
+    fn conf(&self, at: usize, previous: Option<&Value>) -> Value {
+        let conf = &self.plugins[at].1;
+        previous.map_or_else(|| conf.clone(), |previous| with_previous_result(conf, previous))
+    }
+
+    /// ADD of the first `count` plugins.
+    #[track_caller]
+    fn add(&self, container: &Container, count: usize) -> Option<Value> {
+        (0..count).fold(None, |previous, at| {
+            let conf = self.conf(at, previous.as_ref());
+            let plugin = self.host.plugin(self.plugins[at].0);
+            Some(plugin.add(container, "eth0", &conf).expect_result())
+        })
+    }
+
+    /// DEL of the plugins from the last one to number `to`.
+    #[track_caller]
+    fn del(&self, container: &Container, previous: Option<&Value>, to: usize) {
+        for at in (to..self.plugins.len()).rev() {
+            let conf = self.conf(at, previous);
+            self.host.plugin(self.plugins[at].0).del(container, "eth0", &conf).expect_ok();
+        }
+    }
+
+    #[track_caller]
+    fn del_of_lost(&self, container: &Container, previous: Option<&Value>) {
+        for at in (0..self.plugins.len()).rev() {
+            let (plugin, conf) = (self.host.plugin(self.plugins[at].0), self.conf(at, previous));
+            plugin.del_without_netns(container, "eth0", &conf).expect_ok();
+        }
+    }
+
+    #[track_caller]
+    fn gc(&self) {
+        for (plugin, conf) in &self.plugins {
+            let none = json!({"cni.dev/valid-attachments": [], "cni.dev/attachments": []});
+            self.host.plugin(plugin).gc(&with(conf, none)).expect_ok();
+        }
+    }
+}
+
+/// What can be left, seen without the cost of a snapshot.
+fn residue(host: &Host, container: &Container) -> BTreeSet<String> {
+    let mut facts: BTreeSet<String> = ["link", "address"]
+        .iter()
+        .flat_map(|what| {
+            let text = host.exec(format!("ip -brief {what} show"));
+            text.lines().map(|line| stable(what, line)).collect::<Vec<_>>()
+        })
+        .collect();
+    facts.insert(host.exec("nft -s list ruleset"));
+    facts.insert(host.exec("tc qdisc show"));
+    let files = host.exec("find /var/lib/cni /run/cni -type f");
+    let stays = |file: &&str| !file.contains("/last_reserved_ip.") && !file.contains("/.oxcni/");
+    facts.extend(files.lines().filter(stays).map(str::to_owned));
+    facts.extend(container.links());
+    facts.extend(container.sysctl("net/core/somaxconn"));
+    facts
+}
+
+/// Without what follows from the carrier.
+fn stable(what: &str, line: &str) -> String {
+    let mut words = line.split_whitespace();
+    let name = words.next().unwrap_or_default();
+    let addresses = words.skip(1).filter(|word| what == "address" && !word.starts_with("fe80"));
+    addresses.fold(format!("{what} {name}"), |text, word| format!("{text} {word}"))
+}
+
+fn a_chain_killed_at_any_instant_is_cleaned_up(host: &Host) {
+    let mut stories = Vec::new();
+    for at in 0..plugins().len() {
+        for aftermath in [Aftermath::DelTwice, Aftermath::DelOfLost, Aftermath::Gc] {
+            stories.push(Story { at, aftermath });
+        }
+    }
+    let (begun, next, points) = (Instant::now(), AtomicUsize::new(0), AtomicUsize::new(0));
+    host.parallel(HOSTS, |_| {
+        while let Some(story) = stories.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let killed = Host::run(|host| tell(host, *story));
+            points.fetch_add(killed, Ordering::Relaxed);
+        }
+    });
+    let (points, took) = (points.into_inner(), begun.elapsed().as_secs());
+    let line = format!("the chain was killed {points} times; that took {took} s");
+    let _ = writeln!(io::stderr(), "{line}");
+    assert!(points > 200, "{line}");
+}
+
+/// Kills at each call; gives the number of kills.
+fn tell(host: &Host, story: Story) -> usize {
+    let chain = Chain::new(host);
+    let container = host.container("pod");
+    container.exec("ip link set lo up");
+    // What is shared comes with the first one, and stays.
+    let result = chain.add(&container, chain.plugins.len());
+    chain.del(&container, result.as_ref(), 0);
+    let (before, clean) = (host.snapshot(), residue(host, &container));
+    let mut points = 0;
+    for call in CALLS {
+        let mut verbs = vec![kill_add as Kill, kill_del];
+        for nth in 1.. {
+            assert!(nth < TOO_MANY, "{call} is called without end");
+            // The DEL needs a whole ADD, which shows that the next one works.
+            verbs.retain(|kill| {
+                let (killed, previous) = kill(&chain, &container, story.at, (call, nth));
+                clean_up(&chain, &container, story.aftermath, previous.as_ref());
+                let gone = residue(host, &container) == clean;
+                if !gone {
+                    expect_gone_soon(host, &container, &clean, &format!("{story:?}, {killed}"));
+                }
+                assert!(killed.fault_fired() || killed.success(), "{killed}");
+                points += usize::from(killed.fault_fired());
+                killed.fault_fired()
+            });
+            if verbs.is_empty() {
+                break;
+            }
+        }
+    }
+    host.expect_unchanged_but(&before, &["/last_reserved_ip.", "/.oxcni/"]);
+    points
+}
+
+/// The kernel removes what was in a namespace a moment after it.
+#[track_caller]
+fn expect_gone_soon(host: &Host, container: &Container, clean: &BTreeSet<String>, story: &str) {
+    host.note(story);
+    host.wait_until("nothing is left of it", || {
+        let left = residue(host, container);
+        let new: Vec<_> = left.symmetric_difference(clean).collect();
+        if !new.is_empty() {
+            host.note(format!("left: {new:#?}"));
+        }
+        new.is_empty()
+    });
+}
+
+/// Kills plugin number `at` at a call of this name and number.
+type Kill = fn(&Chain<'_>, &Container, usize, (&str, usize)) -> (Outcome, Option<Value>);
+
+/// A failed ADD has no result.
+fn kill_add(
+    chain: &Chain<'_>,
+    container: &Container,
+    at: usize,
+    (call, nth): (&str, usize),
+) -> (Outcome, Option<Value>) {
+    let plugin = chain.host.plugin(chain.plugins[at].0).kill_at_call(call, nth);
+    let previous = chain.add(container, at);
+    let conf = chain.conf(at, previous.as_ref());
+    (plugin.add(container, "eth0", &conf), None)
+}
+
+fn kill_del(
+    chain: &Chain<'_>,
+    container: &Container,
+    at: usize,
+    (call, nth): (&str, usize),
+) -> (Outcome, Option<Value>) {
+    let plugin = chain.host.plugin(chain.plugins[at].0).kill_at_call(call, nth);
+    let result = chain.add(container, chain.plugins.len());
+    chain.del(container, result.as_ref(), at + 1);
+    let conf = chain.conf(at, result.as_ref());
+    (plugin.del(container, "eth0", &conf), result)
+}
+
+#[track_caller]
+fn clean_up(
+    chain: &Chain<'_>,
+    container: &Container,
+    aftermath: Aftermath,
+    previous: Option<&Value>,
+) {
+    match aftermath {
+        Aftermath::DelTwice => {
+            chain.del(container, previous, 0);
+            chain.del(container, previous, 0);
+        }
+        Aftermath::DelOfLost => {
+            container.destroy();
+            chain.del_of_lost(container, previous);
+            container.recreate();
+            container.exec("ip link set lo up");
+        }
+        Aftermath::Gc => {
+            container.destroy();
+            chain.gc();
+            container.recreate();
+            container.exec("ip link set lo up");
+        }
+    }
+}

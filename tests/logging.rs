@@ -1,0 +1,270 @@
+//! `CNI_LOG`: what is written down of a verb, and that it never gets in a
+//! verb's way.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use testkit::{Case, Host, Netns as _, Outcome, cases, with_previous_result};
+
+use crate::conf::{bridge, fixed, leased, of_type, with};
+
+pub(crate) fn list() -> Vec<Case> {
+    let list = cases! {
+        [Bridge] each_verb_is_a_line,
+        [Bridge] delegates_are_told_of_to_who_debugs,
+        [] only_errors_when_only_errors_are_wanted,
+        [] what_is_secret_is_not_written,
+        [] a_log_that_cannot_be_written_stops_nothing,
+        [] nothing_is_logged_to_where_the_result_goes,
+        [] lines_of_many_do_not_mix,
+        [] the_journal_gets_fields,
+        [] a_journal_that_takes_nothing_stops_nothing,
+    };
+    list.into_iter().map(Case::ours_only).collect()
+}
+
+const LOG: &str = "/run/cni.log";
+const SOCKET: &str = "/run/systemd/journal/socket";
+const TRACE: (&str, &str) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+
+/// What was logged since the last call.
+fn records(path: &str) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let _ = fs::remove_file(path);
+    text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+}
+
+/// The one record since then.
+#[track_caller]
+fn record() -> Value {
+    let mut records = records(LOG);
+    assert_eq!(records.len(), 1, "{records:#?}");
+    records.remove(0)
+}
+
+fn plain(host: &Host) -> Value {
+    of_type(host, "loopback", json!({}))
+}
+
+fn each_verb_is_a_line(host: &Host) {
+    let container = host.container("one");
+    let conf = bridge(host, json!({"ipam": fixed(&["10.1.0.2/24", "fd00:1::2/64"])}));
+    let silent = host.plugin("bridge");
+    let expected = silent.add(&container, "eth0", &conf).expect_result();
+    silent.del(&container, "eth0", &conf).expect_ok();
+    let traced = format!("00-{}-{}-01", TRACE.0, TRACE.1);
+    let plugin = host.plugin("bridge").env("CNI_LOG", LOG).env("TRACEPARENT", &traced);
+    let result = plugin.add(&container, "eth0", &conf).expect_result();
+    assert_eq!(result["ips"], expected["ips"]);
+    assert_eq!(fs::metadata(LOG).expect("there").mode() & 0o777, 0o600);
+    let added = record();
+    let netns = container.path().display().to_string();
+    for (key, text) in [
+        ("verb", "ADD"),
+        ("level", "info"),
+        ("plugin", "bridge"),
+        ("network", "net"),
+        ("container", "ctr-one"),
+        ("ifname", "eth0"),
+        ("netns", netns.as_str()),
+        ("result", "10.1.0.2/24 fd00:1::2/64"),
+        ("trace_id", TRACE.0),
+        ("span_id", TRACE.1),
+    ] {
+        assert_eq!(added[key], text, "{added:#}");
+    }
+    assert_eq!(added["code"], 0);
+    assert!(added["duration_us"].as_u64().is_some_and(|us| us > 100), "{added:#}");
+    let now = host.exec("date -u +%FT%H");
+    assert!(added["time"].as_str().is_some_and(|t| t.starts_with(&now.trim()[..10])), "{added:#}");
+
+    plugin.check(&container, "eth0", &with_previous_result(&conf, &result)).expect_ok();
+    assert_eq!(record()["verb"], "CHECK");
+    plugin.del(&container, "eth0", &conf).expect_ok();
+    assert_eq!(record()["verb"], "DEL");
+    plugin.gc(&conf).expect_ok();
+    assert_eq!(record()["verb"], "GC");
+    plugin.status(&conf).expect_ok();
+    assert_eq!(record()["verb"], "STATUS");
+    plugin.version().expect_result();
+    assert_eq!(records(LOG), [Value::Null; 0]);
+
+    let bad = with(&conf, json!({"mtu": "x"}));
+    let error = plugin.add(&container, "eth0", &bad).expect_error(7, "mtu");
+    let failed = record();
+    assert_eq!((&failed["code"], &failed["level"]), (&json!(7), &json!("error")));
+    assert_eq!(failed["error"], error["msg"]);
+    assert_eq!(failed["network"], "net");
+    plugin.send("NONSENSE", &container, "eth0", b"{").expect_error(6, "");
+    assert_eq!((&record()["verb"], &failed["pid"].is_u64()), (&json!("NONSENSE"), &true));
+}
+
+fn delegates_are_told_of_to_who_debugs(host: &Host) {
+    let container = host.container("one");
+    let conf = bridge(host, json!({"ipam": leased(&["10.1.0.0/24"])}));
+    let plugin = host.plugin("bridge").env("CNI_LOG", LOG).env("CNI_LOG_LEVEL", "debug");
+    plugin.add(&container, "eth0", &conf).expect_result();
+    let list = records(LOG);
+    assert_eq!(list.len(), 2, "{list:#?}");
+    let [delegate, caller] = [&list[0], &list[1]];
+    assert_eq!(
+        (&delegate["plugin"], &delegate["caller"]),
+        (&json!("host-local"), &json!("bridge"))
+    );
+    assert_eq!((&delegate["level"], &delegate["result"]), (&json!("debug"), &json!("10.1.0.2/24")));
+    assert_eq!((&caller["plugin"], &caller["level"]), (&json!("bridge"), &json!("info")));
+    assert_eq!((&delegate["pid"], &delegate["container"]), (&caller["pid"], &caller["container"]));
+    let us = |record: &Value| record["duration_us"].as_u64().expect("a number");
+    assert!(us(delegate) < us(caller), "{list:#?}");
+    plugin.add(&container, "eth0", &conf).expect_error(999, "");
+    plugin.del(&container, "eth0", &conf).expect_ok();
+    let list = records(LOG);
+    let last = list.last().expect("records");
+    assert_eq!((&last["verb"], &last["plugin"]), (&json!("DEL"), &json!("bridge")));
+    plugin.version().expect_result();
+    assert_eq!(record()["level"], "debug");
+}
+
+fn only_errors_when_only_errors_are_wanted(host: &Host) {
+    let container = host.container("one");
+    let conf = plain(host);
+    let plugin = host.plugin("loopback").env("CNI_LOG", LOG).env("CNI_LOG_LEVEL", "error");
+    plugin.add(&container, "lo", &conf).expect_result();
+    assert!(!Path::new(LOG).exists());
+    plugin.add(&container, "lo", &with(&conf, json!({"cniVersion": "9.9.9"}))).expect_error(1, "");
+    assert_eq!(record()["code"], 1);
+}
+
+fn what_is_secret_is_not_written(host: &Host) {
+    let container = host.container("one");
+    let conf = with(&plain(host), json!({"token": "s3cret-conf"}));
+    let plugin = host.plugin("loopback").env("CNI_LOG", LOG).env("CNI_LOG_LEVEL", "debug");
+    let plugin = plugin.args("IgnoreUnknown=1;PASSWORD=s3cret-args").env("OTHER", "s3cret-env");
+    plugin.add(&container, "lo", &conf).expect_result();
+    plugin.del(&container, "lo", &conf).expect_ok();
+    let text = fs::read_to_string(LOG).expect("there");
+    assert!(text.lines().count() == 2 && !text.contains("s3cret"), "{text}");
+}
+
+/// The verb does and says the same, and stderr tells why there is no record.
+#[track_caller]
+fn expect_unlogged(host: &Host, log: &str, why: &str) {
+    let container = host.container("one");
+    let conf = plain(host);
+    let expected = host.plugin("loopback").add(&container, "lo", &conf);
+    let plugin = host.plugin("loopback").env("CNI_LOG", log);
+    let judge = |outcome: &Outcome| {
+        let told = outcome.stderr();
+        assert!(told.lines().count() == 1 && told.contains(why), "{log}: {told}");
+    };
+    let added = plugin.add(&container, "lo", &conf);
+    added.expect_result();
+    assert_eq!(added.stdout(), expected.stdout(), "{log}");
+    judge(&added);
+    let deleted = plugin.del(&container, "lo", &conf);
+    deleted.expect_ok();
+    judge(&deleted);
+    let refused = plugin.send("ADD", &container, "lo", b"{");
+    refused.expect_error(6, "");
+    judge(&refused);
+    container.destroy();
+}
+
+fn a_log_that_cannot_be_written_stops_nothing(host: &Host) {
+    host.exec("mkfifo /run/pipe");
+    host.exec("ln -s /run/elsewhere /run/link");
+    host.write("/run/file", "");
+    for (log, why) in [
+        ("/dev/full", "write log /dev/full: No space left on device"),
+        ("/run/none/such.log", "No such file or directory"),
+        ("/run/file/x", "Not a directory"),
+        ("/run", "not a plain file"),
+        ("/run/pipe", "not a plain file"),
+        ("/run/link", "not a plain file"),
+        ("journal", "neither an absolute path nor \"journald\""),
+        ("journald", "write log /run/systemd/journal/socket: No such file or directory"),
+    ] {
+        expect_unlogged(host, log, why);
+    }
+    assert!(!Path::new("/run/elsewhere").exists());
+}
+
+fn nothing_is_logged_to_where_the_result_goes(host: &Host) {
+    for log in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        expect_unlogged(host, log, "not a plain file");
+    }
+    let container = host.container("one");
+    host.write("/run/conf", plain(host).to_string());
+    let program = testkit::plugins_folder().join("loopback");
+    let line = format!(
+        "exec env -i CNI_COMMAND=ADD CNI_CONTAINERID=c CNI_IFNAME=lo CNI_PATH=/x CNI_NETNS={} \
+         CNI_LOG=/run/out {} </run/conf >>/run/out",
+        container.path().display(),
+        program.display()
+    );
+    let output = host.try_exec(["sh", "-c", &line]);
+    assert!(output.success() && output.stderr.contains("it is stdout"), "{output}");
+    let text = fs::read_to_string("/run/out").expect("there");
+    serde_json::from_str::<Value>(&text).expect("one document");
+}
+
+fn lines_of_many_do_not_mix(host: &Host) {
+    let container = host.container("one");
+    let conf = plain(host);
+    host.parallel(40, |n| {
+        let plugin = host.plugin("loopback").env("CNI_LOG", LOG);
+        // Of different lengths.
+        let id = format!("c{}", "x".repeat(n * 50));
+        plugin.env("CNI_CONTAINERID", &id).add(&container, "lo", &conf).expect_result();
+    });
+    let list = records(LOG);
+    assert_eq!(list.len(), 40);
+    let mut lengths: Vec<_> =
+        list.iter().map(|record| record["container"].as_str().expect("a text").len()).collect();
+    lengths.sort_unstable();
+    assert_eq!(lengths, (0..40).map(|n| 1 + n * 50).collect::<Vec<_>>());
+}
+
+fn journal() -> UnixDatagram {
+    fs::create_dir_all("/run/systemd/journal").expect("/run is private");
+    UnixDatagram::bind(SOCKET).expect("/run is private")
+}
+
+fn the_journal_gets_fields(host: &Host) {
+    let socket = journal();
+    let container = host.container("one");
+    let plugin = host.plugin("loopback").env("CNI_LOG", "journald");
+    plugin.add(&container, "lo", &plain(host)).expect_result();
+    socket.set_nonblocking(true).expect("it is open");
+    let mut record = vec![0; 1 << 16];
+    let length = socket.recv(&mut record).expect("the verb has ended, so its record is there");
+    let text = String::from_utf8_lossy(&record[..length]);
+    for (name, value) in [
+        ("MESSAGE", "loopback ADD ctr-one lo: 127.0.0.1/8 ::1/128 in "),
+        ("SYSLOG_IDENTIFIER", "oxcni\n"),
+        ("PRIORITY", "6\n"),
+        ("CNI_VERB", "ADD\n"),
+        ("CNI_NETWORK", "net\n"),
+        ("CNI_CONTAINER", "ctr-one\n"),
+        ("CNI_CODE", "0\n"),
+    ] {
+        let at = text.find(&format!("{name}\n")).unwrap_or_else(|| panic!("no {name}: {text:?}"));
+        // Behind the name a length of eight bytes.
+        assert!(text[at + name.len() + 1..].contains(value), "{name}: {text:?}");
+    }
+    assert!(socket.recv(&mut record).is_err(), "one record");
+}
+
+/// As when it is stopped, or reads more slowly than it is written to.
+fn a_journal_that_takes_nothing_stops_nothing(host: &Host) {
+    let _socket = journal();
+    let sender = UnixDatagram::unbound().expect("a socket");
+    sender.set_nonblocking(true).expect("it is open");
+    while sender.send_to(b"x", SOCKET).is_ok() {}
+    expect_unlogged(host, "journald", "Resource temporarily unavailable");
+    drop(_socket);
+    expect_unlogged(host, "journald", "Connection refused");
+}

@@ -1,0 +1,176 @@
+//! `hostShim`: host and containers reach each other, and nothing of it stays.
+
+use serde_json::json;
+use testkit::{Case, Host, Netns as _, cases};
+
+use super::{STAYS, subject};
+use crate::conf;
+use crate::links::{self, Subject, settled_outside};
+
+pub(super) fn list() -> Vec<Case> {
+    let list = cases! {
+        [Macvlan, Ping, Ipv6] a_shim_lets_host_and_containers_meet,
+        [Macvlan, Ping] a_shim_may_have_an_address_of_its_own,
+        [Macvlan] a_shim_is_not_heard_outside,
+        [Macvlan] the_last_takes_the_shim_away,
+        [Macvlan] many_share_a_shim,
+        [Macvlan, Ipv6] check_knows_the_shim,
+        [Macvlan] what_a_shim_cannot_be_is_refused,
+    };
+    list.into_iter().map(Case::ours_only).collect()
+}
+
+fn with_shim<'a>(host: &'a Host, families: &str) -> Subject<'a> {
+    subject(host, families, json!({"hostShim": true}))
+}
+
+/// The names of the host's shims.
+fn shims(host: &Host) -> Vec<String> {
+    host.links().into_iter().filter(|name| name.starts_with("shim")).collect()
+}
+
+fn a_shim_lets_host_and_containers_meet(host: &Host) {
+    let outside = host.outside();
+    // The strictest filter there is.
+    host.set_sysctl("net/ipv4/conf/all/rp_filter", "1");
+    let subject = with_shim(host, "46");
+    let ((one, result), (two, _)) = (subject.attach("one"), subject.attach("two"));
+    assert_eq!(shims(host).len(), 1);
+    for container in [&one, &two] {
+        container.expect_ping("192.0.2.1");
+        container.expect_ping("2001:db8:ffff::1");
+        container.expect_ping("192.0.2.2");
+    }
+    for address in ["192.0.2.10", "192.0.2.11", "2001:db8:ffff::10", "2001:db8:ffff::11"] {
+        host.expect_ping(address);
+        outside.expect_ping(address);
+    }
+    host.expect_ping("192.0.2.2");
+    subject.check(&one, &result).expect_ok();
+}
+
+fn a_shim_may_have_an_address_of_its_own(host: &Host) {
+    drop(settled_outside(host));
+    host.exec("ip address flush dev uplink");
+    let without = with_shim(host, "4");
+    let container = host.container("pod");
+    let before = host.snapshot();
+    let refused = host.plugin("macvlan").add(&container, "eth0", &without.conf);
+    refused.expect_error(999, "hostShimAddresses");
+    host.expect_unchanged_but(&before, &["/var/lib/cni"]);
+    let keys = json!({"hostShim": true, "hostShimAddresses": ["192.0.2.99"],
+        "ipam": conf::fixed(&["192.0.2.10/24"])});
+    let subject = subject(host, "4", keys);
+    let result = subject.add(&container);
+    host.expect_ping("192.0.2.10");
+    container.expect_ping("192.0.2.99");
+    subject.check(&container, &result).expect_ok();
+    subject.del(&container);
+    host.expect_unchanged_but(&before, &["/var/lib/cni"]);
+}
+
+fn a_shim_is_not_heard_outside(host: &Host) {
+    let outside = host.outside();
+    let (container, _) = with_shim(host, "46").attach("pod");
+    let uplink = host.mac("uplink");
+    for (ip, address) in [("-4", "192.0.2.1"), ("-6", "2001:db8:ffff::1")] {
+        outside.exec("ip neighbour flush all");
+        outside.expect_ping(address);
+        let known = outside.exec(format!("ip {ip} neighbour show {address}"));
+        assert!(known.contains(&uplink), "{known}");
+    }
+    container.expect_ping("192.0.2.1");
+    let of_host = &container.exec("ip neighbour show 192.0.2.1");
+    assert!(of_host.contains(&host.mac(&shims(host)[0])), "{of_host}");
+}
+
+fn the_last_takes_the_shim_away(host: &Host) {
+    drop(settled_outside(host));
+    let before = host.snapshot();
+    let subject = with_shim(host, "46");
+    let ((one, _), (two, _)) = (subject.attach("one"), subject.attach("two"));
+    let other = conf::with(&subject.conf, json!({"name": "other"}));
+    let three = host.container("three");
+    let fixed = json!({"ipam": conf::fixed(&["192.0.2.200/24"])});
+    let other = conf::with(&other, fixed);
+    host.plugin("macvlan").add(&three, "eth0", &other).expect_result();
+    assert_eq!(shims(host).len(), 2, "a network has its own");
+    host.plugin("macvlan").del(&three, "eth0", &other).expect_ok();
+    assert_eq!(shims(host).len(), 1);
+    // Without a namespace, and with the key gone from the configuration.
+    let plain = conf::with(&subject.conf, json!({"hostShim": false}));
+    host.plugin("macvlan").del_without_netns(&one, "eth0", &plain).expect_ok();
+    assert_eq!(shims(host).len(), 1);
+    let routes = host.routes("main").join("\n");
+    assert!(routes.contains("192.0.2.11 dev shim") && !routes.contains("192.0.2.10 "), "{routes}");
+    two.destroy();
+    let conf = conf::with(
+        &subject.conf,
+        json!({"cni.dev/valid-attachments":
+        [{"containerID": two.id(), "ifname": "eth0"}]}),
+    );
+    host.plugin("macvlan").gc(&conf).expect_ok();
+    assert_eq!(shims(host).len(), 1);
+    let conf = conf::with(&subject.conf, json!({"cni.dev/valid-attachments": []}));
+    host.plugin("macvlan").gc(&conf).expect_ok();
+    assert_eq!(shims(host).len(), 0);
+    // Its link was out of reach without the namespace.
+    one.destroy();
+    host.expect_unchanged_but(&before, STAYS);
+}
+
+fn many_share_a_shim(host: &Host) {
+    drop(settled_outside(host));
+    for _ in 0..3 {
+        let before = host.snapshot();
+        links::many_at_once(&with_shim(host, "4"));
+        assert_eq!(shims(host).len(), 0);
+        host.expect_unchanged_but(&before, STAYS);
+        for n in 0..links::MANY {
+            host.exec(format!("ip netns del pod{n}"));
+        }
+    }
+}
+
+fn check_knows_the_shim(host: &Host) {
+    drop(host.outside());
+    let addresses = json!([{"address": "192.0.2.10/24"}, {"address": "2001:db8:ffff::10/64"}]);
+    let ipam = json!({"type": "static", "addresses": addresses});
+    let subject = subject(host, "46", json!({"hostShim": true, "ipam": ipam}));
+    let keeper = conf::with(&subject.conf, json!({"ipam": conf::fixed(&["192.0.2.200/24"])}));
+    host.plugin("macvlan").add(&host.container("keeper"), "eth0", &keeper).expect_result();
+    let shim = shims(host).remove(0);
+    for (command, part) in [
+        ("ip route del 192.0.2.10 dev SHIM", "route to 192.0.2.10/32"),
+        ("ip -6 route del 2001:db8:ffff::10 dev SHIM", "route to 2001:db8:ffff::10/128"),
+    ] {
+        let command = command.replace("SHIM", &shim);
+        subject.check_misses(|_, _| drop(host.exec(command)), part);
+    }
+    let forget = "ip neighbour del 2001:db8:ffff::1 dev eth0";
+    let part = "neighbour entry of 2001:db8:ffff::1";
+    subject.check_misses(|container, _| drop(container.exec(forget)), part);
+    let down = || drop(host.exec(format!("ip link set {shim} down")));
+    subject.check_misses(|_, _| down(), "it is down");
+    subject.check_misses(|_, _| drop(host.exec(format!("ip link del {shim}"))), "it is gone");
+}
+
+fn what_a_shim_cannot_be_is_refused(host: &Host) {
+    drop(settled_outside(host));
+    let container = host.container("pod");
+    let subject = with_shim(host, "4");
+    let before = host.snapshot();
+    for (keys, code, part) in [
+        (json!({"mode": "private"}), 7, "mode bridge"),
+        (json!({"mode": "passthru"}), 7, "mode bridge"),
+        (json!({"ipam": {}}), 7, "ipam"),
+        (json!({"linkInContainer": true}), 7, "linkInContainer"),
+        (json!({"hostShimAddresses": ["192.0.2.1"]}), 7, "192.0.2.1 is on uplink"),
+        (json!({"hostShimAddresses": ["192.0.2.1/24"]}), 7, "without a length"),
+        (json!({"hostShim": false, "hostShimAddresses": ["192.0.2.9"]}), 7, "hostShim"),
+    ] {
+        let conf = conf::with(&subject.conf, keys);
+        host.plugin("macvlan").add(&container, "eth0", &conf).expect_error(code, part);
+        host.expect_unchanged_but(&before, &["/var/lib/cni"]);
+    }
+}

@@ -1,0 +1,406 @@
+//! What is left: nothing, in whatever state DEL, GC or a failed ADD find things.
+
+use serde_json::{Value, json};
+use testkit::{Case, Host, Netns as _};
+
+use super::{HOST, Pod, bridge, on, portmap, tcp, udp};
+use crate::chained::{at, both_backends};
+
+pub(super) fn list() -> Vec<Case> {
+    let mut list = both_backends(
+        "portmap::teardown",
+        &[
+            "del_without_netns",
+            "del_after_the_ports_were_changed",
+            "del_after_the_backend_was_changed",
+        ],
+        &[
+            ("del_gives_everything_back", del_gives_everything_back),
+            ("del_without_netns", del_without_netns),
+            ("del_without_what_it_needs", del_without_what_it_needs),
+            ("del_after_the_ports_were_changed", del_after_the_ports_were_changed),
+            ("del_after_the_backend_was_changed", del_after_the_backend_was_changed),
+            ("gc_sweeps_what_is_not_valid", gc_sweeps),
+            ("check_sees_each_difference", check_sees_each_difference),
+        ],
+    );
+    list.extend(testkit::cases! {
+        [Bridge, Nft, OurPlugins] foreign_things_in_the_table_stay,
+        [Bridge, Nft, OurPlugins] the_ruleset_can_be_saved_and_loaded,
+        [Bridge, Nft, OurPlugins] a_flushed_ruleset,
+        [Bridge, Nft, OurPlugins, Strace] a_failure_at_any_step_changes_nothing,
+        [Bridge, Nft, OurPlugins, Strace] del_after_a_kill_at_any_step,
+        [Bridge, Nft, Iptables, OurPlugins, Strace] a_failing_iptables_changes_nothing,
+        [Bridge, OurPlugins, Strace] without_mappings_no_socket_is_opened,
+        [Bridge, Nft, OurPlugins, Strace] nothing_is_executed,
+    });
+    list
+}
+
+/// System calls that start a process.
+pub(super) const PROCESSES: &str = "clone,clone3,fork,vfork";
+
+fn some() -> Vec<Value> {
+    vec![
+        tcp(18080, 8080),
+        udp(18080, 8080),
+        on("192.0.2.1", tcp(18081, 8080)),
+        on("2001:db8:ffff::1", udp(18082, 8080)),
+    ]
+}
+
+/// Nothing of a host without other mappings is left, but what iptables' shared
+/// chains leave.
+#[track_caller]
+fn expect_clean(host: &Host, before: &testkit::Snapshot, backend: &str) {
+    let stays: &[&str] = if backend == "nftables" { &["route_localnet"] } else { &super::STAYS };
+    host.expect_unchanged_but(before, stays);
+    let rules = host.exec("iptables-save") + &host.exec("ip6tables-save");
+    assert!(!rules.contains("CNI-DN-"), "{rules}");
+}
+
+fn del_gives_everything_back(host: &Host, backend: &str) {
+    let _outside = host.outside();
+    let (one, two) = (Pod::new(host, "one"), Pod::new(host, "two"));
+    let conf = portmap(backend, &some());
+    let before = host.snapshot();
+    // Before ADD, after it, and again.
+    one.unmap(host, &conf).expect_ok();
+    one.map(host, &conf).expect_result();
+    one.unmap(host, &conf).expect_ok();
+    one.unmap(host, &conf).expect_ok();
+    expect_clean(host, &before, backend);
+    // Among others.
+    let others = portmap(backend, &[tcp(19080, 8080), on("192.0.2.1", tcp(19081, 8080))]);
+    two.map(host, &others).expect_result();
+    let with_two = host.snapshot();
+    one.map(host, &conf).expect_result();
+    one.unmap(host, &conf).expect_ok();
+    host.expect_unchanged(&with_two);
+    two.check(host, &others).expect_ok();
+    two.unmap(host, &others).expect_ok();
+    expect_clean(host, &before, backend);
+}
+
+fn del_without_netns(host: &Host, backend: &str) {
+    let _outside = host.outside();
+    for how in ["empty", "gone", "stale"] {
+        let pod = Pod::new(host, how);
+        let conf = portmap(backend, &some());
+        pod.map(host, &conf).expect_result();
+        let plugin = host.plugin("portmap");
+        let behind = pod.behind(&conf);
+        match how {
+            "empty" => plugin.del_without_netns(&pod.container, "eth0", &behind).expect_ok(),
+            "gone" => {
+                pod.container.destroy();
+                plugin.del(&pod.container, "eth0", &behind).expect_ok();
+            }
+            _ => {
+                pod.container.make_stale_file();
+                plugin.del(&pod.container, "eth0", &behind).expect_ok();
+            }
+        }
+        let rules = host.exec("nft list ruleset") + &host.exec("iptables-save");
+        assert!(!rules.contains("18080") && !rules.contains("CNI-DN"), "{how}: {rules}");
+    }
+}
+
+/// A configuration that is broken by now, and no previous result.
+fn del_without_what_it_needs(host: &Host, backend: &str) {
+    let _outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let conf = portmap(backend, &some());
+    let before = host.snapshot();
+    let breaks: [fn(&mut Value); 6] = [
+        |_| {},
+        |conf| conf["backend"] = "something".into(),
+        |conf| conf["markMasqBit"] = 77.into(),
+        |conf| conf["runtimeConfig"]["portMappings"][0]["hostPort"] = 0.into(),
+        |conf| conf["runtimeConfig"]["portMappings"][1]["protocol"] = "smtp".into(),
+        |conf| conf["runtimeConfig"]["portMappings"] = "many".into(),
+    ];
+    for change in breaks {
+        pod.map(host, &conf).expect_result();
+        let mut broken = conf.clone();
+        change(&mut broken);
+        host.plugin("portmap").del(&pod.container, "eth0", &broken).expect_ok();
+        expect_clean(host, &before, backend);
+    }
+}
+
+fn del_after_the_ports_were_changed(host: &Host, backend: &str) {
+    let _outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let before = host.snapshot();
+    pod.map(host, &portmap(backend, &some())).expect_result();
+    pod.unmap(host, &portmap(backend, &[tcp(4711, 8080), tcp(18080, 8080)])).expect_ok();
+    expect_clean(host, &before, backend);
+}
+
+fn del_after_the_backend_was_changed(host: &Host, backend: &str) {
+    let _outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let other = if backend == "nftables" { "iptables" } else { "nftables" };
+    let before = host.snapshot();
+    pod.map(host, &portmap(backend, &some())).expect_result();
+    pod.unmap(host, &portmap(other, &some())).expect_ok();
+    expect_clean(host, &before, backend);
+}
+
+fn gc_sweeps(host: &Host, backend: &str) {
+    let _outside = host.outside();
+    let pods: Vec<Pod> = ["keep", "lost", "late"].map(|name| Pod::new(host, name)).into();
+    let conf = |port: u16| portmap(backend, &[tcp(port, 8080), on("192.0.2.1", udp(port, 8080))]);
+    let mut other_network = conf(18083);
+    other_network["name"] = "other".into();
+    let other = Pod::new(host, "other");
+    let clean = host.snapshot();
+    pods[0].map(host, &conf(18080)).expect_result();
+    other.map(host, &other_network).expect_result();
+    let wanted = host.snapshot();
+    pods[1].map(host, &conf(18081)).expect_result();
+    pods[2].map(host, &conf(18082)).expect_result();
+    pods[2].container.destroy();
+    let gc = |valid: Value| {
+        let mut gc = portmap(backend, &[]);
+        gc["cni.dev/valid-attachments"] = valid.clone();
+        gc["cni.dev/attachments"] = valid;
+        gc
+    };
+    let all = host.snapshot();
+    // Without a list, and with one that cannot be read, nothing goes.
+    host.plugin("portmap").gc(&portmap(backend, &[])).expect_ok();
+    host.plugin("portmap").gc(&gc(json!("all"))).expect_error(7, "valid");
+    host.expect_unchanged_but(&all, &["/run/netns", "veth", "fe80"]);
+    let keep = json!([{"containerID": "ctr-keep", "ifname": "eth0"}]);
+    host.plugin("portmap").gc(&gc(keep.clone())).expect_ok();
+    host.expect_unchanged_but(&wanted, &["/run/netns", "veth", "fe80"]);
+    pods[0].check(host, &conf(18080)).expect_ok();
+    other.check(host, &other_network).expect_ok();
+    host.plugin("portmap").gc(&gc(keep)).expect_ok();
+    host.plugin("portmap").gc(&gc(json!([]))).expect_ok();
+    other.check(host, &other_network).expect_ok();
+    let mut gc_other = gc(json!([]));
+    gc_other["name"] = "other".into();
+    host.plugin("portmap").gc(&gc_other).expect_ok();
+    let stays = [&super::STAYS[..], &["/run/netns", "veth", "fe80"]].concat();
+    host.expect_unchanged_but(&clean, &stays);
+    let rules = host.exec("nft list ruleset") + &host.exec("iptables-save");
+    assert!(!rules.contains("18080") && !rules.contains("CNI-DN"), "{rules}");
+}
+
+fn check_sees_each_difference(host: &Host, backend: &str) {
+    let _outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let conf = portmap(backend, &some());
+    pod.check(host, &conf).expect_error(999, "check port mappings");
+    let damages: &[&str] = match backend {
+        "nftables" => &[
+            "nft delete element ip cni_hostport any_address { tcp . 18080 }",
+            "nft delete element ip6 cni_hostport one_address { 2001:db8:ffff::1 . udp . 18082 }",
+            "nft delete element ip cni_hostport one_address_ports { tcp . 18081 }",
+            "nft delete element ip cni_hostport masqueraded { 127.0.0.1 . 10.1.0.2 }",
+            "nft add element ip cni_hostport masqueraded_all { 10.1.0.2 }",
+            "nft flush chain ip cni_hostport neighbours",
+            "nft flush chain ip cni_hostport guard_loopback",
+            "nft flush chain ip cni_hostport mapped_output",
+            "nft insert rule ip6 cni_hostport mapped accept",
+            "nft delete table ip6 cni_hostport",
+        ],
+        _ => &[
+            "iptables -w -t nat -D PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT",
+            "ip6tables -w -t nat -F CNI-HOSTPORT-DNAT",
+            "iptables -w -t nat -F CNI-HOSTPORT-SETMARK",
+            "iptables -w -t raw -F PREROUTING",
+        ],
+    };
+    let damages = damages.iter().chain(&["sysctl -qw net.ipv4.conf.cni0.route_localnet=0"]);
+    for damage in damages {
+        pod.map(host, &conf).expect_result();
+        pod.check(host, &conf).expect_ok();
+        host.exec(*damage);
+        let before = host.snapshot();
+        let seen = pod.check(host, &conf);
+        assert!(!seen.success(), "{damage} went unseen");
+        seen.expect_error(999, "check port mappings");
+        host.expect_unchanged(&before);
+    }
+    pod.map(host, &conf).expect_result();
+    pod.check(host, &conf).expect_ok();
+    let other = portmap(backend, &some()[..2]);
+    pod.check(host, &other).expect_error(999, "check port mappings");
+}
+
+fn foreign_things_in_the_table_stay(host: &Host) {
+    let _outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let conf = portmap("nftables", &some());
+    pod.map(host, &conf).expect_result();
+    host.exec("nft add chain ip cni_hostport mine");
+    host.exec("nft add rule ip cni_hostport mine counter");
+    host.exec(
+        "nft add element ip cni_hostport any_address { tcp . 7 comment \"mine\" : 10.9.9.9 . 7 }",
+    );
+    pod.unmap(host, &conf).expect_ok();
+    let rules = host.exec("nft list ruleset");
+    assert!(rules.contains("chain mine") && rules.contains("tcp . 7 comment"), "{rules}");
+    assert!(!rules.contains("18080") && !rules.contains("ip6 cni_hostport"), "{rules}");
+    // A port that somebody mapped by hand is owned as well.
+    pod.map(host, &portmap("nftables", &[tcp(7, 8080)])).expect_error(999, "tcp port 7 ");
+
+    // The same names with other types: somebody else's table.
+    host.exec("nft delete table ip cni_hostport");
+    host.exec("nft add table ip cni_hostport");
+    host.exec("nft add set ip cni_hostport containers { type inet_service ; }");
+    let before = host.snapshot();
+    pod.map(host, &conf).expect_error(999, "containers");
+    host.expect_unchanged(&before);
+    pod.unmap(host, &conf).expect_ok();
+    host.expect_unchanged(&before);
+}
+
+/// As services that keep the rules over a restart do.
+fn the_ruleset_can_be_saved_and_loaded(host: &Host) {
+    let outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let _server = pod.container.echo_server(8080);
+    let conf = portmap("nftables", &some());
+    pod.map(host, &conf).expect_result();
+    let before = host.snapshot();
+    let file = host.scratch().join("rules").display().to_string();
+    host.exec([
+        "sh",
+        "-c",
+        &format!("nft list ruleset > {file} && nft flush ruleset && nft -f {file}"),
+    ]);
+    host.expect_unchanged(&before);
+    pod.check(host, &conf).expect_ok();
+    outside.tcp(at(HOST[0], 18080)).expect("mapped");
+    pod.unmap(host, &conf).expect_ok();
+}
+
+fn a_flushed_ruleset(host: &Host) {
+    let outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let before = host.snapshot();
+    let conf = portmap("nftables", &some());
+    pod.map(host, &conf).expect_result();
+    host.exec("nft flush ruleset");
+    pod.check(host, &conf).expect_error(999, "check port mappings");
+    pod.map(host, &conf).expect_result();
+    let _server = pod.container.echo_server(8080);
+    outside.tcp(at(HOST[0], 18080)).expect("mapped again");
+    host.exec("nft flush ruleset");
+    pod.unmap(host, &conf).expect_ok();
+    host.expect_unchanged_but(&before, &["route_localnet"]);
+}
+
+fn a_failure_at_any_step_changes_nothing(host: &Host) {
+    let _outside = host.outside();
+    let (pod, other) = (Pod::new(host, "pod"), Pod::new(host, "other"));
+    let conf = portmap("nftables", &some());
+    for with_another in [false, true] {
+        if with_another {
+            other.map(host, &portmap("nftables", &[tcp(19080, 8080)])).expect_result();
+        }
+        host.set_sysctl("net/ipv4/conf/cni0/route_localnet", "0");
+        let before = host.snapshot();
+        let mut failures = 0;
+        for (calls, error) in [("sendto,sendmsg", "ENOBUFS"), ("recvmsg,recvfrom", "ENOMEM")] {
+            for nth in 1.. {
+                let plugin = host.plugin("portmap").fail_call(calls, error, nth);
+                let outcome = plugin.add(&pod.container, "eth0", &pod.behind(&conf));
+                if !outcome.fault_fired() {
+                    outcome.expect_result();
+                    pod.unmap(host, &conf).expect_ok();
+                    break;
+                }
+                // A question that is asked again may be answered then.
+                if outcome.success() {
+                    pod.check(host, &conf).expect_ok();
+                    pod.unmap(host, &conf).expect_ok();
+                } else {
+                    failures += 1;
+                    host.expect_unchanged_but(&before, &["route_localnet"]);
+                }
+            }
+        }
+        assert!(failures > 5, "no call failed");
+    }
+}
+
+fn del_after_a_kill_at_any_step(host: &Host) {
+    let _outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let conf = portmap("nftables", &some());
+    let before = host.snapshot();
+    for nth in 1.. {
+        let plugin = host.plugin("portmap").kill_at_call("sendto,sendmsg", nth);
+        let outcome = plugin.add(&pod.container, "eth0", &pod.behind(&conf));
+        pod.unmap(host, &conf).expect_ok();
+        host.expect_unchanged_but(&before, &["route_localnet"]);
+        if !outcome.fault_fired() {
+            assert!(nth > 5, "no call was met");
+            break;
+        }
+    }
+}
+
+fn a_failing_iptables_changes_nothing(host: &Host) {
+    let _outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let conf = portmap("iptables", &some());
+    let before = host.snapshot();
+    for nth in 1.. {
+        let plugin = host.plugin("portmap").fail_call(PROCESSES, "EAGAIN", nth);
+        let outcome = plugin.add(&pod.container, "eth0", &pod.behind(&conf));
+        if !outcome.fault_fired() {
+            outcome.expect_result();
+            assert!(nth > 3, "no command was met");
+            break;
+        }
+        outcome.expect_error(999, "execute");
+        host.expect_unchanged_but(&before, &super::STAYS);
+        let rules = host.exec("iptables-save");
+        assert!(!rules.contains("CNI-DN-"), "{rules}");
+    }
+}
+
+fn without_mappings_no_socket_is_opened(host: &Host) {
+    let pod = Pod::on(host, "pod", &bridge());
+    let before = host.snapshot();
+    for backend in ["", "nftables", "iptables"] {
+        let conf = pod.behind(&portmap(backend, &[]));
+        let plugin = host.plugin("portmap").fail_call("socket", "EPERM", 1);
+        let plugin_executes = host.plugin("portmap").fail_call(PROCESSES, "EPERM", 1);
+        for plugin in [plugin, plugin_executes] {
+            let added = plugin.add(&pod.container, "eth0", &conf);
+            assert_eq!(added.expect_result()["ips"], pod.result["ips"]);
+            let checked = plugin.check(&pod.container, "eth0", &conf);
+            checked.expect_ok();
+            let removed = plugin.del(&pod.container, "eth0", &conf);
+            removed.expect_ok();
+            for outcome in [added, checked, removed] {
+                assert!(!outcome.fault_fired(), "{outcome}");
+            }
+        }
+    }
+    host.expect_unchanged(&before);
+}
+
+fn nothing_is_executed(host: &Host) {
+    let _outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let conf = pod.behind(&portmap("nftables", &some()));
+    let plugin = host.plugin("portmap").fail_call(PROCESSES, "EPERM", 1);
+    let added = plugin.add(&pod.container, "eth0", &conf);
+    added.expect_result();
+    let checked = plugin.check(&pod.container, "eth0", &conf);
+    checked.expect_ok();
+    let removed = plugin.del(&pod.container, "eth0", &conf);
+    removed.expect_ok();
+    for outcome in [added, checked, removed] {
+        assert!(!outcome.fault_fired(), "{outcome}");
+    }
+}

@@ -1,0 +1,329 @@
+//! The ptp plugin: a wire between host and container.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Value, json};
+use testkit::{Case, Host, Netns as _, cases, with_previous_result};
+
+use crate::conf;
+use crate::links::{self, Subject};
+
+pub(crate) fn list() -> Vec<Case> {
+    let mut list = cases! {
+        [Bridge, Ping] host_and_containers_reach_each_other,
+        [Bridge] comes_and_goes_at_every_version,
+        [Bridge] the_gateway_is_the_only_neighbour,
+        [Bridge] both_ends_have_the_mtu,
+        [Bridge] dns_is_the_configurations_or_ipams,
+        [Bridge] many_at_once,
+        [Bridge] a_second_add_takes_nothing_away,
+        [Bridge] a_container_speaks_to_another_and_outside,
+    };
+    for case in cases! {
+        [Bridge, Ping, Ipv6] ipv6_is_ready_at_once,
+        [Bridge, Ipv6] del_works_from_any_state,
+        [Bridge] del_accepts_a_bad_configuration,
+        [Bridge] gc_removes_what_is_not_valid,
+        [Bridge, Ipv6] check_names_what_is_missing,
+        [Bridge] addresses_of_one_subnet_and_single_ones_work,
+        [Bridge] what_cannot_work_is_refused_and_changes_nothing,
+        [Bridge] an_address_in_use_is_not_taken,
+        [Bridge] routes_have_all_their_attributes,
+        [Bridge, Ipv6] ipv6_is_off_where_it_is_unused,
+        [Bridge] status_asks_ipam,
+        [Bridge, PeerPlugins] either_program_checks_and_removes_what_the_other_made,
+    } {
+        list.push(case.ours_only());
+    }
+    list
+}
+
+const V4: &str = "10.1.0.0/24";
+const V6: &str = "fd00:1::/64";
+
+fn subject<'a>(host: &'a Host, subnets: &[&str], keys: Value) -> Subject<'a> {
+    // A host that forwards already, since that stays on.
+    host.set_sysctl("net/ipv4/ip_forward", "1");
+    if subnets.contains(&V6) {
+        host.set_sysctl("net/ipv6/conf/all/forwarding", "1");
+    }
+    let base = conf::of_type(host, "ptp", json!({"ipam": conf::leased(subnets)}));
+    Subject { host, plugin: "ptp", conf: conf::with(&base, keys) }
+}
+
+fn host_end(result: &Value) -> String {
+    assert!(result["interfaces"][0]["sandbox"].is_null(), "{result}");
+    result["interfaces"][0]["name"].as_str().expect("a name").to_owned()
+}
+
+fn host_and_containers_reach_each_other(host: &Host) {
+    let subject = subject(host, &[V4], json!({}));
+    let ((one, _), (two, _)) = (subject.attach("one"), subject.attach("two"));
+    one.expect_ping("10.1.0.1");
+    one.expect_ping("10.1.0.3");
+    two.expect_ping("10.1.0.2");
+    host.expect_ping("10.1.0.2");
+    host.expect_ping("10.1.0.3");
+    subject.del(&one);
+    assert!(!two.answers_ping("10.1.0.2"));
+    host.expect_ping("10.1.0.3");
+}
+
+fn ipv6_is_ready_at_once(host: &Host) {
+    let subject = subject(host, &[V4, V6], json!({}));
+    let ((one, result), (two, _)) = (subject.attach("one"), subject.attach("two"));
+    let of_host = host.ip(&format!("address show dev {}", host_end(&result)));
+    let of_container = one.ip("address show dev eth0");
+    for info in [of_host, of_container].iter().flatten().map(|link| &link["addr_info"]) {
+        let global = info.as_array().into_iter().flatten().filter(|info| info["scope"] == "global");
+        for info in global {
+            assert_ne!(info["tentative"], true, "{info}");
+        }
+    }
+    // One packet, with no time for a second.
+    assert!(one.answers_ping("fd00:1::1") && host.answers_ping("fd00:1::2"));
+    two.expect_ping("fd00:1::2");
+}
+
+fn comes_and_goes_at_every_version(host: &Host) {
+    links::come_and_go_at_every_version(&subject(host, &[V4], json!({})));
+}
+
+fn the_gateway_is_the_only_neighbour(host: &Host) {
+    let (container, result) = subject(host, &[V4], json!({})).attach("pod");
+    let end = host_end(&result);
+    assert_eq!(host.addresses(&end), ["10.1.0.1/32"]);
+    assert_eq!(host.routes("main")[0], format!("10.1.0.2 dev {end} scope host"));
+    assert_eq!(
+        container.routes("main")[..3],
+        [
+            "default via 10.1.0.1 dev eth0",
+            "10.1.0.0/24 via 10.1.0.1 dev eth0 src 10.1.0.2",
+            "10.1.0.1 dev eth0 scope link src 10.1.0.2",
+        ]
+    );
+    assert_eq!(result["routes"], json!([{"dst": "0.0.0.0/0"}]));
+    assert_eq!(host.sysctl(&format!("net/ipv6/conf/{end}/accept_ra")).as_deref(), Some("0"));
+}
+
+fn both_ends_have_the_mtu(host: &Host) {
+    let subject = subject(host, &[V4], json!({"mtu": 1342}));
+    let (container, result) = subject.attach("pod");
+    assert_eq!(container.link("eth0").expect("made")["mtu"], 1342);
+    assert_eq!(host.link(&host_end(&result)).expect("made")["mtu"], 1342);
+    subject.check(&container, &result).expect_ok();
+}
+
+fn dns_is_the_configurations_or_ipams(host: &Host) {
+    links::dns_is_the_configurations_or_ipams(&subject(host, &[V4], json!({})));
+}
+
+fn many_at_once(host: &Host) {
+    links::many_at_once(&subject(host, &[V4], json!({})));
+}
+
+fn a_second_add_takes_nothing_away(host: &Host) {
+    links::a_second_add_takes_nothing_away(&subject(host, &[V4], json!({})));
+}
+
+fn a_container_speaks_to_another_and_outside(host: &Host) {
+    let outside = host.outside();
+    outside.exec("ip route add 10.1.0.0/24 via 192.0.2.1");
+    let subject = subject(host, &[V4], json!({}));
+    let ((one, _), (two, _)) = (subject.attach("one"), subject.attach("two"));
+    let server = two.echo_server(80);
+    let at = |ip: &str| SocketAddr::new(ip.parse::<IpAddr>().expect("an address"), 80);
+    assert_eq!(one.tcp(at("10.1.0.3")).expect("served").ip().to_string(), "10.1.0.2");
+    assert_eq!(outside.tcp(at("10.1.0.3")).expect("served").ip().to_string(), "192.0.2.2");
+    assert_eq!(host.tcp(at("10.1.0.3")).expect("served").ip().to_string(), "10.1.0.1");
+    drop(server);
+}
+
+fn del_works_from_any_state(host: &Host) {
+    links::del_works_from_any_state(&subject(host, &[V4, V6], json!({})));
+}
+
+fn del_accepts_a_bad_configuration(host: &Host) {
+    let bad = [json!({"mtu": "big"}), json!({"dns": 5}), json!({"mtu": 4_294_967_296_u64})];
+    links::del_accepts_a_bad_configuration(&subject(host, &[V4], json!({})), &bad);
+}
+
+fn gc_removes_what_is_not_valid(host: &Host) {
+    let subject = subject(host, &[V4], json!({}));
+    links::gc_keeps_what_is_valid(&subject);
+    // The namespace is still there, but nobody counts on it.
+    let container = host.container("stray");
+    let before = host.snapshot();
+    subject.add(&container);
+    let conf = conf::with(&subject.conf, json!({"cni.dev/valid-attachments": []}));
+    host.plugin("ptp").gc(&conf).expect_ok();
+    assert_eq!((container.links(), subject.leases().len()), (vec!["lo".to_owned()], 0));
+    host.expect_unchanged_but(&before, &["/var/lib/cni"]);
+}
+
+fn check_names_what_is_missing(host: &Host) {
+    let addresses = json!([
+        {"address": "10.1.0.2/24", "gateway": "10.1.0.1"},
+        {"address": "fd00:1::2/64", "gateway": "fd00:1::1"},
+    ]);
+    let routes = conf::leased(&[V4, V6])["routes"].clone();
+    let ipam = json!({"type": "static", "addresses": addresses, "routes": routes});
+    let subject = subject(host, &[V4, V6], json!({"mtu": 1400, "ipam": ipam}));
+    let in_container = |command: &'static str, part: &str| {
+        subject.check_misses(|container, _| drop(container.exec(command)), part);
+    };
+    in_container("ip link set eth0 down", "eth0: the link is down");
+    in_container("ip link set eth0 mtu 1300", "mtu is 1300");
+    in_container("ip link set eth0 address 02:00:00:00:00:77", "02:00:00:00:00:77");
+    in_container("ip link del eth0", "the link is gone");
+    in_container("ip address del 10.1.0.2/24 dev eth0", "address 10.1.0.2/24 is missing");
+    in_container("ip address del fd00:1::2/64 dev eth0", "address fd00:1::2/64 is missing");
+    in_container("ip route del default", "route to 0.0.0.0/0");
+    in_container("ip -6 route del default", "route to ::/0");
+    in_container("ip -6 route del fd00:1::/64", "route to fd00:1::/64");
+    in_container("ip route del 10.1.0.0/24", "route to 10.1.0.0/24");
+    let on_host = |command: &'static str, part: &str| {
+        let damage = |_: &_, result: &Value| {
+            drop(host.exec(command.replace("END", &host_end(result))));
+        };
+        subject.check_misses(damage, part);
+    };
+    on_host("ip link set END down", "it is down");
+    on_host("ip link set END address 02:00:00:00:00:77", "02:00:00:00:00:77");
+    on_host("ip address del 10.1.0.1/32 dev END", "gateway's address 10.1.0.1/32 is missing");
+    on_host("ip address del fd00:1::1/128 dev END", "gateway's address fd00:1::1/128 is missing");
+    on_host("ip route del 10.1.0.2 dev END", "route to 10.1.0.2/32 is missing");
+    on_host("ip -6 route del fd00:1::2 dev END", "route to fd00:1::2/128 is missing");
+    subject.check_misses(|_, _| host.set_sysctl("net/ipv4/ip_forward", "0"), "ip_forward");
+    host.set_sysctl("net/ipv4/ip_forward", "1");
+    let (container, _) = subject.attach("checked");
+    host.plugin("ptp").check(&container, "eth0", &subject.conf).expect_error(7, "prevResult");
+}
+
+fn addresses_of_one_subnet_and_single_ones_work(host: &Host) {
+    let addresses = json!([
+        {"address": "10.1.0.2/24", "gateway": "10.1.0.1"},
+        {"address": "10.1.0.3/24", "gateway": "10.1.0.1"},
+        {"address": "10.9.0.7/32", "gateway": "169.254.1.1"},
+    ]);
+    let ipam = json!({"type": "static", "addresses": addresses});
+    let subject = subject(host, &[V4], json!({"ipam": ipam}));
+    let before = host.snapshot();
+    let (container, result) = subject.attach("pod");
+    subject.check(&container, &result).expect_ok();
+    for address in ["10.1.0.2", "10.1.0.3", "10.9.0.7"] {
+        host.expect_ping(address);
+    }
+    for gateway in ["10.1.0.1", "169.254.1.1"] {
+        container.expect_ping(gateway);
+    }
+    subject.del(&container);
+    host.expect_unchanged_but(&before, &["/run/netns"]);
+}
+
+fn what_cannot_work_is_refused_and_changes_nothing(host: &Host) {
+    let subject = subject(host, &[V4], json!({}));
+    let container = host.container("pod");
+    let (before, inside) = (host.snapshot(), container.network_snapshot());
+    let fixed = |gateway: Value| {
+        let address = json!([{"address": "10.1.0.2/24", "gateway": gateway}]);
+        json!({"ipam": {"type": "static", "addresses": address}})
+    };
+    for (keys, code, part) in [
+        (json!({"ipam": {}}), 7, "ipam.type"),
+        (json!({"ipam": {"type": "none-such"}}), 999, "none-such"),
+        (json!({"ipam": conf::fixed(&["10.1.0.2/24"])}), 999, "no gateway"),
+        (fixed(json!("10.1.0.2")), 999, "the address itself"),
+        (fixed(json!("fd00::1")), 999, "other family"),
+        (json!({"mtu": 5}), 999, "eth0"),
+        (json!({"mtu": 70_000}), 999, "eth0"),
+    ] {
+        let conf = conf::with(&subject.conf, keys.clone());
+        host.plugin("ptp").add(&container, "eth0", &conf).expect_error(code, part);
+        assert!(subject.leases().is_empty(), "{keys}");
+        host.expect_unchanged_but(&before, &["/var/lib/cni"]);
+        container.network_snapshot().expect_same(&inside);
+    }
+    container.exec("ip link add eth0 type bridge");
+    let refused = host.plugin("ptp").add(&container, "eth0", &subject.conf);
+    refused.expect_error(999, "the name eth0 is already used");
+    assert!(subject.leases().is_empty());
+    host.expect_unchanged_but(&before, &["/var/lib/cni"]);
+}
+
+fn an_address_in_use_is_not_taken(host: &Host) {
+    let address = json!([{"address": "10.1.0.2/24", "gateway": "10.1.0.1"}]);
+    let ipam = json!({"type": "static", "addresses": address});
+    let subject = subject(host, &[V4], json!({"ipam": ipam}));
+    let (one, result) = subject.attach("one");
+    let two = host.container("two");
+    let before = host.snapshot();
+    let refused = host.plugin("ptp").add(&two, "eth0", &subject.conf);
+    refused.expect_error(999, &format!("10.1.0.2 by {}", host_end(&result)));
+    host.expect_unchanged(&before);
+    assert_eq!(two.links(), ["lo"]);
+    host.expect_ping("10.1.0.2");
+    subject.check(&one, &result).expect_ok();
+}
+
+fn routes_have_all_their_attributes(host: &Host) {
+    let routes = json!([
+        {"dst": "0.0.0.0/0", "mtu": 1400, "advmss": 1300, "priority": 50},
+        {"dst": "192.0.2.0/24", "table": 1000},
+        {"dst": "198.51.100.0/24", "gw": "10.1.0.1"},
+    ]);
+    let ipam = conf::with(&conf::leased(&[V4]), json!({"routes": routes}));
+    let subject = subject(host, &[V4], json!({"ipam": ipam}));
+    let (container, result) = subject.attach("pod");
+    let main = container.routes("main").join("\n");
+    assert!(
+        main.contains("default via 10.1.0.1 dev eth0 metric 50 mtu 1400 advmss 1300"),
+        "{main}"
+    );
+    assert!(main.contains("198.51.100.0/24 via 10.1.0.1 dev eth0"), "{main}");
+    assert_eq!(container.routes("1000"), ["192.0.2.0/24 via 10.1.0.1 dev eth0"]);
+    subject.check(&container, &result).expect_ok();
+    container.exec("ip route del 192.0.2.0/24 table 1000");
+    subject.check(&container, &result).expect_error(999, "192.0.2.0/24 via 10.1.0.1 in table 1000");
+}
+
+pub(crate) fn ipv6_is_off_where_it_is_unused(host: &Host) {
+    let off = subject(host, &[V4], json!({"disableIPv6WhenUnused": true}));
+    let (container, result) = off.attach("v4");
+    assert!(container.exec("ip -6 address show dev eth0").trim().is_empty());
+    off.check(&container, &result).expect_ok();
+    container.set_sysctl("net/ipv6/conf/eth0/disable_ipv6", "0");
+    off.check(&container, &result).expect_error(999, "IPv6 is on");
+    off.del(&container);
+    let both = subject(host, &[V4, V6], json!({"disableIPv6WhenUnused": true, "name": "both"}));
+    let (container, result) = both.attach("dual");
+    assert!(container.addresses("eth0").contains(&"fd00:1::2/64".to_owned()));
+    both.check(&container, &result).expect_ok();
+}
+
+fn status_asks_ipam(host: &Host) {
+    let good = subject(host, &[V4], json!({}));
+    host.plugin("ptp").status(&good.conf).expect_ok();
+    let full = json!({"ipam": {"type": "host-local", "subnet": "10.2.0.0/30"}});
+    let full = Subject { conf: conf::with(&good.conf, full), ..good };
+    let (container, _) = full.attach("pod");
+    host.plugin("ptp").status(&full.conf).expect_error(50, "");
+    full.del(&container);
+    host.plugin("ptp").status(&full.conf).expect_ok();
+}
+
+fn either_program_checks_and_removes_what_the_other_made(host: &Host) {
+    let subject = subject(host, &[V4], json!({"cniVersion": "1.0.0"}));
+    let (ours, peers) = (host.plugin("ptp"), host.peer("ptp"));
+    let before = host.snapshot();
+    for (maker, other) in [(&ours, &peers), (&peers, &ours)] {
+        let container = host.container("pod");
+        let result = maker.add(&container, "eth0", &subject.conf).expect_result();
+        let conf = with_previous_result(&subject.conf, &result);
+        other.check(&container, "eth0", &conf).expect_ok();
+        other.del(&container, "eth0", &conf).expect_ok();
+        assert_eq!((container.links(), subject.leases().len()), (vec!["lo".to_owned()], 0));
+        container.destroy();
+        host.expect_unchanged_but(&before, &["/var/lib/cni", "/run/netns"]);
+    }
+}

@@ -1,0 +1,501 @@
+//! `cnitool restore`: what was taken from attachments comes back, and what goes
+//! on meanwhile goes on.
+
+mod chained;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testkit::{Case, Container, Host, Netns as _, Plugin, cases, with_previous_result};
+
+use crate::cnitool::{cnitool, cnitool_env, ok};
+use crate::conf::{of_type, with};
+
+pub(crate) fn list() -> Vec<Case> {
+    let mut list = cases! {
+        [Bridge, Nft] rules_come_back_after_a_flush,
+        [Bridge, Iptables] rules_of_iptables_come_back,
+        [Bridge, Nft] connections_go_on,
+        [Bridge, Nft] a_client_that_found_nobody_finds_the_container_again,
+        [Bridge, Nft, Strace] a_restore_that_was_killed_is_repeated,
+        [Bridge] addresses_and_routes_come_back,
+        [Bridge] a_bridge_that_was_removed_comes_back,
+        [Nft] a_wire_comes_back,
+        [Bridge, Nft] half_of_the_rules_are_not_doubled,
+        [Bridge, Nft] what_is_deleted_meanwhile_is_not_brought_back,
+        [Bridge, Nft] nothing_is_made_for_a_pair_that_is_gone,
+        [Bridge, Nft] del_after_a_flush_succeeds,
+        [Bridge] what_cannot_come_back_is_told,
+        [Bridge, Macvlan] links_in_the_container_get_their_addresses_back,
+        [Bridge, PeerPlugins] plugins_of_others_say_that_they_cannot,
+    };
+    list.extend(chained::list());
+    list.into_iter().map(Case::ours_only).collect()
+}
+
+const PORT: u16 = 8080;
+
+/// Keys of a bridge that makes all there is to make.
+fn with_all_rules() -> Value {
+    json!({"bridge": "cni0", "isGateway": true, "ipMasq": true, "macspoofchk": true,
+        "ipam": {"type": "host-local", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]}})
+}
+
+/// A network with such a bridge, port mappings and firewall.
+fn network(host: &Host, keys: Value) {
+    let bridge = with(&with(&with_all_rules(), json!({"type": "bridge"})), keys.clone());
+    let backend = keys["ipMasqBackend"].as_str().unwrap_or("nftables");
+    let plugins = json!([bridge,
+        {"type": "portmap", "backend": backend, "capabilities": {"portMappings": true}},
+        {"type": "firewall", "backend": backend}]);
+    write(host, plugins);
+}
+
+fn write(host: &Host, plugins: Value) {
+    let list = json!({"cniVersion": "1.0.0", "name": "net", "plugins": plugins});
+    host.write("/etc/cni/net.d/10-net.conflist", list.to_string());
+}
+
+/// With a port of the host.
+fn add(host: &Host, container: &Container) -> Value {
+    let line = format!("add net {}", container.path().display());
+    serde_json::from_str(&with_port(host, &line)).expect("a result")
+}
+
+fn with_port(host: &Host, line: &str) -> String {
+    let mappings = json!({"portMappings": [
+        {"hostPort": PORT, "containerPort": 80, "protocol": "tcp"},
+        {"hostPort": PORT, "containerPort": 80, "protocol": "udp"}]});
+    let output = cnitool_env(host, line, &[("CAP_ARGS", &mappings.to_string())]);
+    assert!(output.success(), "{output}");
+    output.stdout
+}
+
+/// Interface, state and what of each attachment.
+fn states(host: &Host, line: &str) -> Vec<(String, Vec<String>)> {
+    let list: Value = serde_json::from_str(&ok(host, line)).expect("JSON");
+    let row = |row: &Value| {
+        let what = row["what"].as_array().expect("a list").iter();
+        let what = what.map(|w| w.as_str().expect("a text").to_owned()).collect();
+        (row["state"].as_str().expect("a text").to_owned(), what)
+    };
+    list.as_array().expect("a list").iter().map(row).collect()
+}
+
+/// Everything is as in `before` after `restore`, which says that `plugins` did
+/// something, and then that nothing is to be done.
+#[track_caller]
+fn expect_restored(host: &Host, before: &testkit::Snapshot, plugins: &[&str]) {
+    let missing = states(host, "restore --dry-run --json");
+    assert_eq!((missing[0].0.as_str(), missing[0].1.len()), ("incomplete", plugins.len()));
+    let done = states(host, "restore --json");
+    assert_eq!((done[0].0.as_str(), &done[0].1), ("restored", &owned(plugins)));
+    host.expect_unchanged(before);
+    assert_eq!(states(host, "restore --json")[0], ("complete".to_owned(), Vec::new()));
+    host.expect_unchanged(before);
+}
+
+fn owned(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// Tables, chains and rules come back in the order in which they are missed, which
+/// is not that of the ADDs.
+fn words(host: &Host) -> Vec<String> {
+    let snapshot = host.snapshot();
+    let words = snapshot.lines().iter().flat_map(|line| line.split_whitespace());
+    let mut words: Vec<String> = words.map(|word| word.trim_end_matches(',').to_owned()).collect();
+    words.sort_unstable();
+    words
+}
+
+pub(crate) fn rules_come_back_after_a_flush(host: &Host) {
+    network(host, json!({}));
+    let [one, two] = ["one", "two"].map(|name| host.container(name));
+    add(host, &one);
+    // No second container may have the port.
+    let plain = ok(host, "add net /run/netns/two");
+    assert!(plain.contains("10.1.0.3"), "{plain}");
+    let before = words(host);
+    host.exec("nft flush ruleset");
+    let missing = states(host, "restore --dry-run --json");
+    assert_eq!(missing.len(), 2);
+    let texts: Vec<String> = missing.into_iter().flat_map(|(_, what)| what).collect();
+    let texts = texts.join("\n");
+    for plugin in ["bridge", "portmap", "firewall"] {
+        assert!(texts.contains(&format!("type=\"{plugin}\" failed (check)")), "{texts}");
+    }
+    assert!(!host.exec("nft list ruleset").contains("masquerade"), "a dry run made something");
+    let table = ok(host, "restore net");
+    assert_eq!(table.matches(" restored ").count(), 2, "{table}");
+    assert_eq!(words(host), before);
+    ok(host, "check net /run/netns/two");
+    let again = ok(host, "restore");
+    assert_eq!(again.matches(" complete ").count(), 2, "{again}");
+    assert_eq!(words(host), before);
+    drop((one, two));
+}
+
+fn rules_of_iptables_come_back(host: &Host) {
+    network(host, json!({"ipMasqBackend": "iptables", "macspoofchk": false}));
+    let one = host.container("one");
+    add(host, &one);
+    let before = host.snapshot();
+    for command in ["iptables", "ip6tables"] {
+        for table in ["nat", "filter"] {
+            host.exec(format!("{command} -t {table} -F"));
+            host.exec(format!("{command} -t {table} -X"));
+        }
+    }
+    expect_restored(host, &before, &["bridge", "portmap", "firewall"]);
+}
+
+/// A connection through the port of the host and one to the outside.
+fn connections_go_on(host: &Host) {
+    network(host, json!({}));
+    let outside = host.outside();
+    let one = host.container("one");
+    let result = add(host, &one);
+    assert_eq!(result["ips"][0]["address"], "10.1.0.2/24");
+    let listen = |at: &Container, port| {
+        at.within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("free"))
+    };
+    let (inner, outer) = (listen(&one, 80), listen(&outside, 9));
+    let connect = |from: &Container, to: &str| {
+        let to: SocketAddr = to.parse().expect("an address");
+        from.within(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)).expect("a way"))
+    };
+    let mut mapped = (connect(&outside, "192.0.2.1:8080"), inner.accept().expect("it came").0);
+    let mut leaving = (connect(&one, "192.0.2.2:9"), outer.accept().expect("it came").0);
+    let talk = |pair: &mut (TcpStream, TcpStream)| {
+        pair.1.set_read_timeout(Some(Duration::from_secs(5))).expect("it is open");
+        pair.0.write_all(b"hello").expect("it is open");
+        pair.1.read_exact(&mut [0; 5]).expect("it arrives");
+        std::mem::swap(&mut pair.0, &mut pair.1);
+    };
+    let source = leaving.1.peer_addr().expect("it is open").ip().to_string();
+    assert_eq!(source, "192.0.2.1", "masqueraded");
+    for pair in [&mut mapped, &mut leaving] {
+        talk(pair);
+        talk(pair);
+    }
+    host.exec("nft flush ruleset");
+    ok(host, "restore");
+    for pair in [&mut mapped, &mut leaving] {
+        talk(pair);
+        talk(pair);
+    }
+    // And new ones.
+    let again = connect(&outside, "192.0.2.1:8080");
+    inner.accept().expect("it came");
+    let leaving = connect(&one, "192.0.2.2:9");
+    assert_eq!(outer.accept().expect("it came").1.ip().to_string(), "192.0.2.1");
+    drop((again, leaving));
+}
+
+/// UDP "connections" are what the kernel remembers of a client: of one that came
+/// while nothing led it to the container it must forget, of others it must not.
+fn a_client_that_found_nobody_finds_the_container_again(host: &Host) {
+    network(host, json!({}));
+    let outside = host.outside();
+    let one = host.container("one");
+    add(host, &one);
+    let bind = |at: &Container, port: u16| {
+        let socket = at.within(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("free"));
+        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("it is open");
+        socket
+    };
+    let [server, early, late] = [bind(&one, 80), bind(&outside, 0), bind(&outside, 0)];
+    let ask = |client: &UdpSocket| client.send_to(b"hello", "192.0.2.1:8080").expect("a way");
+    let hear = |from: &UdpSocket| from.recv_from(&mut [0; 5]).expect("it arrives").1;
+    ask(&early);
+    let first = hear(&server);
+    // Only these: without any rule the kernel looks at no connections at all.
+    host.exec("nft delete table ip cni_hostport");
+    ask(&late);
+    // The kernel has seen it, and remembers where it went.
+    host.wait_until("the packet came to the host", || {
+        fs::read_to_string("/proc/thread-self/net/snmp").is_ok_and(|text| {
+            let ports = text.lines().filter(|line| line.starts_with("Udp: ")).nth(1);
+            // Of packets to a port where nobody listens.
+            ports.is_some_and(|line| line.split(' ').nth(2) != Some("0"))
+        })
+    });
+    ok(host, "restore");
+    ask(&late);
+    assert_eq!(hear(&server).port(), late.local_addr().expect("bound").port());
+    // From this side: what is forgotten would come from another address.
+    server.send_to(b"there", first).expect("a way");
+    assert_eq!(hear(&early).to_string(), "192.0.2.1:8080");
+}
+
+/// Killed at each of its requests to the kernel.
+fn a_restore_that_was_killed_is_repeated(host: &Host) {
+    let one = host.container("one");
+    let mapping = json!([{"hostPort": PORT, "containerPort": 80, "protocol": "tcp"}]);
+    let plugins = [
+        ("bridge", with_all_rules()),
+        ("portmap", json!({"backend": "nftables", "runtimeConfig": {"portMappings": mapping}})),
+        ("firewall", json!({"backend": "nftables"})),
+    ];
+    let mut result = Value::Null;
+    let mut confs = Vec::new();
+    for (plugin, keys) in plugins {
+        let conf = of_type(host, plugin, keys);
+        let added =
+            if result.is_null() { conf.clone() } else { with_previous_result(&conf, &result) };
+        result = host.plugin(plugin).add(&one, "eth0", &added).expect_result();
+        confs.push((plugin, conf));
+    }
+    one.wait_for_addresses();
+    let (before, inside) = (words(host), one.network_snapshot());
+    let restore = |plugin: Plugin<'_>, conf: &Value| {
+        plugin.send(
+            "RESTORE",
+            &one,
+            "eth0",
+            with_previous_result(conf, &result).to_string().as_bytes(),
+        )
+    };
+    let mut points = 0;
+    for (plugin, conf) in &confs {
+        for call in ["sendto", "sendmsg", "setns"] {
+            for nth in 1.. {
+                host.exec("nft flush ruleset");
+                host.exec("ip addr flush dev cni0 scope global");
+                one.exec("ip addr flush dev eth0 scope global");
+                let killed = restore(host.plugin(plugin).kill_at_call(call, nth), conf);
+                for (plugin, conf) in &confs {
+                    restore(host.plugin(plugin), conf).expect_ok();
+                }
+                assert_eq!(words(host), before, "{plugin}, {call} {nth}: {killed}");
+                inside.expect_same(&one.network_snapshot());
+                if !killed.fault_fired() {
+                    break;
+                }
+                points += 1;
+            }
+        }
+    }
+    assert!(points > 30, "{points}");
+    for (plugin, conf) in confs.iter().rev() {
+        host.plugin(plugin).del(&one, "eth0", &with_previous_result(conf, &result)).expect_ok();
+    }
+    assert_eq!(one.links(), ["lo"]);
+    let rules = host.exec("nft list ruleset");
+    assert!(!rules.contains("ctr-one") && !rules.contains("10.1.0.2"), "{rules}");
+}
+
+fn addresses_and_routes_come_back(host: &Host) {
+    network(host, json!({}));
+    let one = host.container("one");
+    add(host, &one);
+    let before = host.snapshot();
+    host.exec("ip addr flush dev cni0 scope global");
+    host.set_sysctl("net/ipv4/ip_forward", "0");
+    expect_restored(host, &before, &["bridge"]);
+    let inside = one.network_snapshot();
+    for damage in [
+        "ip addr flush dev eth0 scope global",
+        "ip route del default",
+        "ip -6 route del default",
+        "ip link set eth0 down",
+    ] {
+        one.exec(damage);
+        assert_eq!(states(host, "restore --json")[0].0, "restored", "{damage}");
+        one.wait_for_addresses();
+        inside.expect_same(&one.network_snapshot());
+    }
+    host.expect_unchanged(&before);
+}
+
+fn a_bridge_that_was_removed_comes_back(host: &Host) {
+    network(host, json!({"hairpinMode": true}));
+    let [one, two] = ["one", "two"].map(|name| host.container(name));
+    add(host, &one);
+    ok(host, "add net /run/netns/two");
+    let mac = host.mac("cni0");
+    host.exec("ip link del cni0");
+    assert_eq!(states(host, "restore --json").len(), 2);
+    assert_eq!(host.mac("cni0"), mac);
+    for container in [&one, &two] {
+        ok(host, &format!("check net {}", container.path().display()));
+    }
+    if testkit::Feature::Ping.present() {
+        one.expect_ping("10.1.0.3");
+        one.expect_ping("10.1.0.1");
+    }
+}
+
+fn a_wire_comes_back(host: &Host) {
+    write(
+        host,
+        json!([{"type": "ptp", "ipMasq": true, "ipMasqBackend": "nftables",
+            "ipam": {"type": "host-local", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+                "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]}}]),
+    );
+    let one = host.container("one");
+    let result = add(host, &one);
+    let end = result["interfaces"][0]["name"].as_str().expect("a name").to_owned();
+    let (before, inside) = (host.snapshot(), one.network_snapshot());
+    for damage in [
+        "nft flush ruleset".to_owned(),
+        format!("ip addr flush dev {end} scope global"),
+        format!("ip route del 10.1.0.2 dev {end}"),
+        format!("ip -6 route del fd00:1::2 dev {end}"),
+        format!("ip link set {end} down"),
+    ] {
+        host.exec(damage);
+        expect_restored(host, &before, &["ptp"]);
+    }
+    // Routes of IPv6 would stay, and lose the source address that they name.
+    one.exec("ip -4 addr flush dev eth0 scope global");
+    expect_restored(host, &before, &["ptp"]);
+    inside.expect_same(&one.network_snapshot());
+    one.exec("ip -6 addr flush dev eth0 scope global");
+    expect_restored(host, &before, &["ptp"]);
+}
+
+fn half_of_the_rules_are_not_doubled(host: &Host) {
+    network(host, json!({}));
+    let one = host.container("one");
+    add(host, &one);
+    let rules = host.exec("nft -a list chain inet cni_plugins_masquerade masq_checks");
+    let rule = rules.lines().find(|line| line.contains("10.1.0.2")).expect("a rule");
+    let handle = rule.rsplit(' ').next().expect("a handle");
+    host.exec(format!("nft delete rule inet cni_plugins_masquerade masq_checks handle {handle}"));
+    assert_eq!(states(host, "restore --json")[0], ("restored".to_owned(), owned(&["bridge"])));
+    let rules = host.exec("nft list chain inet cni_plugins_masquerade masq_checks");
+    assert_eq!(rules.matches(" masquerade").count(), 2, "{rules}");
+    with_port(host, "del net /run/netns/one");
+    let rules = host.exec("nft list ruleset");
+    assert!(!rules.contains("10.1.0.2"), "{rules}");
+}
+
+/// As by a runtime that takes no lock: the last plugin of the chain is one that
+/// forgets the attachment when it is asked to CHECK.
+fn what_is_deleted_meanwhile_is_not_brought_back(host: &Host) {
+    let folder = host.scratch().join("rude");
+    fs::create_dir_all(&folder).expect("our folder");
+    let script = "#!/bin/sh\ncat >/dev/null\n[ $CNI_COMMAND = ADD ] && \
+        echo '{\"cniVersion\":\"1.0.0\",\"ips\":[]}'\n\
+        [ $CNI_COMMAND = CHECK ] && rm -f /var/lib/cni/results/*\nexit 0\n";
+    host.write(folder.join("rude"), script);
+    host.exec(["chmod", "755", &folder.join("rude").display().to_string()]);
+    let bridge = with(&with_all_rules(), json!({"type": "bridge"}));
+    write(host, json!([{"type": "rude"}, bridge]));
+    let one = host.container("one");
+    let path = format!("{}:{}", testkit::plugins_folder().display(), folder.display());
+    let run = |line: &str| cnitool_env(host, line, &[("CNI_PATH", &path)]);
+    let added = run("add net /run/netns/one");
+    assert!(added.success(), "{added}");
+    host.exec("nft flush ruleset");
+    let output = run("restore");
+    assert!(!output.success() && output.stderr.contains("it was deleted meanwhile"), "{output}");
+    assert_eq!(one.links(), ["lo"]);
+    let rules = host.exec("nft list ruleset");
+    assert!(!rules.contains("10.1.0.2") && !rules.contains("macspoofchk-"), "{rules}");
+}
+
+fn nothing_is_made_for_a_pair_that_is_gone(host: &Host) {
+    for plugin in ["bridge", "ptp"] {
+        let keys = if plugin == "bridge" {
+            json!({"type": plugin})
+        } else {
+            json!({"type": plugin, "bridge": null, "isGateway": null, "macspoofchk": null})
+        };
+        write(host, json!([with(&with_all_rules(), keys)]));
+        let one = host.container("one");
+        ok(host, "add net /run/netns/one");
+        one.exec("ip link del eth0");
+        host.exec("nft flush ruleset");
+        let output = cnitool(host, "restore");
+        assert!(!output.success() && output.stderr.contains("its veth pair is gone"), "{output}");
+        assert_eq!(host.exec("nft list ruleset"), "");
+        ok(host, "del net /run/netns/one");
+        one.destroy();
+    }
+}
+
+fn del_after_a_flush_succeeds(host: &Host) {
+    network(host, json!({}));
+    let one = host.container("one");
+    add(host, &one);
+    host.exec("nft flush ruleset");
+    with_port(host, "del net /run/netns/one");
+    assert_eq!(one.links(), ["lo"]);
+    assert_eq!(host.files("/var/lib/cni/results").len(), 0);
+}
+
+fn what_cannot_come_back_is_told(host: &Host) {
+    network(host, json!({}));
+    let [one, two, gone] = ["one", "two", "gone"].map(|name| host.container(name));
+    add(host, &one);
+    for name in ["two", "gone"] {
+        ok(host, &format!("add net /run/netns/{name}"));
+    }
+    gone.destroy();
+    one.exec("ip link del eth0");
+    two.exec("ip route del default");
+    host.write("/var/lib/cni/results/net-x-eth0", "{");
+    let output = cnitool(host, "restore");
+    assert_eq!(output.code(), Some(1), "{output}");
+    // The other one is not held up.
+    assert!(output.stdout.contains(" failed ") && output.stdout.contains(" restored "), "{output}");
+    assert_eq!(output.stdout.lines().count(), 3, "{output}");
+    let lines: Vec<&str> = output.stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{output}");
+    assert!(
+        lines[1].contains("type=\"bridge\" failed (restore): ") && lines[1].contains("is gone")
+    );
+}
+
+fn links_in_the_container_get_their_addresses_back(host: &Host) {
+    host.exec("ip link add up0 type bridge");
+    host.exec("ip link set up0 up");
+    write(
+        host,
+        json!([{"type": "macvlan", "master": "up0",
+            "ipam": {"type": "static", "addresses": [{"address": "10.1.0.2/24"}],
+                "routes": [{"dst": "10.9.0.0/16", "gw": "10.1.0.1"}]}}]),
+    );
+    let one = host.container("one");
+    ok(host, "add net /run/netns/one");
+    one.wait_for_addresses();
+    let inside = one.network_snapshot();
+    for damage in
+        ["ip addr flush dev eth0 scope global", "ip route del 10.9.0.0/16", "ip link set eth0 down"]
+    {
+        one.exec(damage);
+        assert_eq!(states(host, "restore --json")[0].0, "restored", "{damage}");
+        one.wait_for_addresses();
+        inside.expect_same(&one.network_snapshot());
+    }
+}
+
+fn plugins_of_others_say_that_they_cannot(host: &Host) {
+    // Under a name that none of ours has.
+    let folder = host.scratch().join("theirs");
+    fs::create_dir_all(&folder).expect("our folder");
+    fs::copy(format!("{}/tuning", testkit::PEER_FOLDER), folder.join("theirs")).expect("readable");
+    let path = format!("{}:{}", testkit::plugins_folder().display(), folder.display());
+    let run = |line: &str| cnitool_env(host, line, &[("CNI_PATH", &path)]);
+    write(
+        host,
+        json!([{"type": "bridge", "bridge": "cni0",
+            "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}},
+            {"type": "theirs", "sysctl": {"net.ipv4.conf.eth0.arp_notify": "1"}}]),
+    );
+    let one = host.container("one");
+    assert!(run("add net /run/netns/one").success());
+    one.set_sysctl("net/ipv4/conf/eth0/arp_notify", "0");
+    let output = run("restore");
+    assert_eq!(output.code(), Some(1), "{output}");
+    let told = "plugin type=\"theirs\" failed (restore): this plugin cannot do it";
+    assert!(output.stderr.contains(told), "{output}");
+    assert_eq!(one.sysctl("net/ipv4/conf/eth0/arp_notify").as_deref(), Some("0"));
+}

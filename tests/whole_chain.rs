@@ -1,0 +1,227 @@
+//! Chained plugins behind a bridge, as one: driven by `cnitool`, with real
+//! packets. sbr is behind that of a second interface, where it belongs.
+
+use serde_json::{Value, json};
+use testkit::{Case, Container, Host, Netns as _, cases};
+
+use crate::cnitool::cnitool_with;
+use crate::conf;
+
+pub(crate) fn list() -> Vec<Case> {
+    let mut list = cases! {
+        [Bridge, Shaping, Ifb] many_at_once,
+    };
+    for case in cases! {
+        [Bridge, Shaping, Ifb, Ping, Nft] works_as_one_0_4_0,
+        [Bridge, Shaping, Ifb, Ping, Nft] works_as_one_1_0_0,
+        [Bridge, Shaping, Ifb, Ping, Nft] works_as_one_1_1_0,
+        [Bridge, Shaping, Ifb, Ping, Iptables] works_as_one_by_iptables,
+        [Bridge, Shaping, Ifb] gc_sweeps_the_whole_chain,
+        [Bridge, Shaping, Ifb] a_failure_at_the_end_undoes_the_whole_chain,
+    } {
+        list.push(case.ours_only());
+    }
+    list
+}
+
+/// The plugins, in the order in which they are usually chained.
+pub(crate) fn plugins(backend: Option<&str>) -> Vec<Value> {
+    let mut list = vec![
+        json!({"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
+            "ipMasq": true, "ipam": conf::leased(&["10.1.0.0/24", "2001:db8:1::/64"])}),
+        json!({"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}),
+        json!({"type": "firewall"}),
+        json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}),
+        json!({"type": "tuning", "mtu": 1400, "sysctl": {"net.core.somaxconn": "500"}}),
+    ];
+    if let Some(backend) = backend {
+        list[0]["ipMasqBackend"] = backend.into();
+        list[1]["backend"] = backend.into();
+        list[2]["backend"] = backend.into();
+    }
+    list
+}
+
+pub(crate) fn write_chain(host: &Host, version: &str, plugins: &[Value]) {
+    let list = json!({"cniVersion": version, "name": "net", "plugins": plugins});
+    host.write("/etc/cni/net.d/10-net.conflist", list.to_string());
+    // Gateways switch it on for the host, and it stays.
+    for name in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        host.set_sysctl(name, "1");
+    }
+    // An address that is still being checked answers nobody.
+    host.set_sysctl("net/ipv6/conf/default/accept_dad", "0");
+}
+
+/// A second network for the same containers.
+pub(crate) fn write_side_chain(host: &Host, version: &str) {
+    let list = json!({"cniVersion": version, "name": "side", "plugins": [
+        {"type": "bridge", "bridge": "cni1", "isGateway": true,
+            "ipam": conf::leased(&["10.2.0.0/24", "2001:db8:2::/64"])},
+        {"type": "bandwidth", "capabilities": {"bandwidth": true}},
+        {"type": "tuning", "mtu": 1300, "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}},
+        {"type": "sbr"},
+    ]});
+    host.write("/etc/cni/net.d/20-side.conflist", list.to_string());
+}
+
+/// A port of the host of its own, and limits.
+pub(crate) fn capabilities(port: u16) -> String {
+    json!({
+        "portMappings": [
+            {"hostPort": port, "containerPort": 8080, "protocol": "tcp"},
+            {"hostPort": port, "containerPort": 8080, "protocol": "udp"},
+        ],
+        "bandwidth": {"ingressRate": 80_000_000, "ingressBurst": 8_000_000,
+            "egressRate": 80_000_000, "egressBurst": 8_000_000},
+    })
+    .to_string()
+}
+
+#[track_caller]
+fn run(host: &Host, verb: &str, container: &Container, port: u16) -> String {
+    run_line(host, &format!("{verb} net {}", container.path().display()), port)
+}
+
+#[track_caller]
+fn run_line(host: &Host, line: &str, port: u16) -> String {
+    let output = cnitool_with(host, &capabilities(port), line);
+    assert!(output.success(), "{output}");
+    output.stdout
+}
+
+/// Attaches, and gives the addresses.
+#[track_caller]
+fn add(host: &Host, container: &Container, port: u16) -> Vec<String> {
+    addresses(&run(host, "add", container, port))
+}
+
+#[track_caller]
+pub(crate) fn addresses(stdout: &str) -> Vec<String> {
+    let result: Value = serde_json::from_str(stdout).expect("a result");
+    let ips = result["ips"].as_array().expect("a list");
+    let address = |ip: &Value| ip["address"].as_str()?.split('/').next().map(str::to_owned);
+    ips.iter().map(|ip| address(ip).expect("an address")).collect()
+}
+
+/// What is shared, and stays: the bridge, folders, and marks of last addresses.
+pub(crate) const STAYS: &[&str] = &["cni0", "cni1", "/var/lib/cni", "/run/cni"];
+
+fn works_as_one_0_4_0(host: &Host) {
+    works_as_one(host, "0.4.0", None);
+}
+
+fn works_as_one_1_0_0(host: &Host) {
+    works_as_one(host, "1.0.0", None);
+}
+
+fn works_as_one_1_1_0(host: &Host) {
+    works_as_one(host, "1.1.0", None);
+}
+
+fn works_as_one_by_iptables(host: &Host) {
+    works_as_one(host, "1.1.0", Some("iptables"));
+}
+
+fn works_as_one(host: &Host, version: &str, backend: Option<&str>) {
+    let outside = host.outside();
+    outside.exec("ip route add 10.1.0.0/24 via 192.0.2.1");
+    write_chain(host, version, &plugins(backend));
+    write_side_chain(host, version);
+    let (one, two) = (host.container("one"), host.container("two"));
+    // The shared chains of the packet filter stay after the first.
+    add(host, &one, 18080);
+    run_line(host, "add -i eth1 side /run/netns/one", 0);
+    run_line(host, "del -i eth1 side /run/netns/one", 0);
+    run(host, "del", &one, 18080);
+    let before = host.snapshot();
+    for _ in 0..2 {
+        let own = add(host, &one, 18080);
+        let others = add(host, &two, 18081);
+        for address in addresses(&run_line(host, "add -i eth1 side /run/netns/one", 0)) {
+            host.expect_ping(&address);
+        }
+        for address in &others {
+            one.expect_ping(address);
+            host.expect_ping(address);
+        }
+        assert_eq!(one.sysctl("net/core/somaxconn").as_deref(), Some("500"));
+        let server = one.echo_server(8080);
+        let port = |address: &str, port: u16| {
+            format!("{address}:{port}").parse().expect("an address and a port")
+        };
+        for (who, answer) in [
+            ("outside", outside.tcp(port("192.0.2.1", 18080))),
+            ("outside, by UDP", outside.udp(port("192.0.2.1", 18080))),
+            ("outside, by IPv6", outside.tcp(port("[2001:db8:ffff::1]", 18080))),
+            ("host", host.tcp(port("192.0.2.1", 18080))),
+            ("host, at the loopback", host.tcp(port("127.0.0.1", 18080))),
+            ("the container itself", one.tcp(port("10.1.0.1", 18080))),
+            ("its neighbour", two.tcp(port("10.1.0.1", 18080))),
+        ] {
+            assert!(answer.is_ok(), "{who} to {own:?}: {answer:?}");
+        }
+        assert!(outside.tcp(port("192.0.2.1", 18081)).is_err(), "nobody listens there");
+        drop(server);
+        run_line(host, "check -i eth1 side /run/netns/one", 0);
+        run_line(host, "del -i eth1 side /run/netns/one", 0);
+        for (container, port) in [(&one, 18080), (&two, 18081)] {
+            run(host, "check", container, port);
+            run(host, "del", container, port);
+            run(host, "del", container, port);
+            assert_eq!(container.links(), ["lo"]);
+        }
+        host.expect_unchanged_but(&before, STAYS);
+    }
+}
+
+fn many_at_once(host: &Host) {
+    write_chain(host, "1.0.0", &plugins(None));
+    let containers: Vec<_> = (0..8).map(|n| host.container(&format!("c{n}"))).collect();
+    add(host, &containers[0], 18000);
+    run(host, "del", &containers[0], 18000);
+    let before = host.snapshot();
+    let port = |n: usize| 18000 + u16::try_from(n).expect("few");
+    let mut all = host.parallel(containers.len(), |n| add(host, &containers[n], port(n)));
+    let count = all.iter().map(Vec::len).sum::<usize>();
+    all.sort();
+    all.dedup();
+    assert_eq!((all.len(), count), (containers.len(), 2 * containers.len()));
+    host.parallel(containers.len(), |n| run(host, "del", &containers[n], port(n)));
+    host.expect_unchanged_but(&before, STAYS);
+}
+
+/// Half of the containers are gone without a DEL.
+fn gc_sweeps_the_whole_chain(host: &Host) {
+    write_chain(host, "1.1.0", &plugins(None));
+    let (one, two) = (host.container("one"), host.container("two"));
+    add(host, &one, 18080);
+    let before = host.snapshot();
+    add(host, &two, 18081);
+    two.destroy();
+    let gc = cnitool_with(host, "{}", "gc net --keep-existing");
+    assert!(gc.success(), "{gc}");
+    host.expect_unchanged_but(&before, &[STAYS, &["/run/netns/two"]].concat());
+    run(host, "check", &one, 18080);
+    // Its port is free again, and so is its address.
+    two.recreate();
+    add(host, &two, 18081);
+    run(host, "check", &two, 18081);
+}
+
+fn a_failure_at_the_end_undoes_the_whole_chain(host: &Host) {
+    let mut list = plugins(None);
+    write_chain(host, "1.1.0", &list);
+    let one = host.container("one");
+    add(host, &one, 18080);
+    run(host, "del", &one, 18080);
+    let before = host.snapshot();
+    list.push(json!({"type": "tuning", "dataDir": "/run/cni/other",
+        "sysctl": {"net.ipv4.no_such_parameter": "1"}}));
+    write_chain(host, "1.1.0", &list);
+    let before_list = before.without(&["10-net.conflist"]);
+    let failed = cnitool_with(host, &capabilities(18080), "add net /run/netns/one");
+    assert!(!failed.success() && failed.stderr.contains("no_such_parameter"), "{failed}");
+    host.expect_unchanged_but(&before_list, &[STAYS, &["10-net.conflist"]].concat());
+    assert_eq!(one.links(), ["lo"]);
+}
