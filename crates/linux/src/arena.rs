@@ -21,24 +21,42 @@ const SIZE: usize = 256 << 10;
 const LARGEST: usize = SIZE / 16;
 
 /// What every block is aligned to at least, as malloc's are: nix reads control
-/// messages in place, from a vector of bytes.
+/// messages in place, from a vector of bytes. No other block begins before a
+/// multiple of it, so what is left up to there is the block's as well.
 const ALIGN: usize = 16;
 
-/// A global allocator: a bump arena of 256 KiB in front of the system's.
+/// Of the lists of blocks: that there is none, and all bytes of an arena are zeros.
+const NONE: usize = 0;
+
+/// A global allocator: an arena of 256 KiB in front of the system's.
 ///
-/// A block of the arena is used again only when it was the last one; the
-/// others stay until the process ends.
+/// The last block shrinks and grows in place; another one that is given back is
+/// used again for the next of its size.
 // `memory` comes first and is aligned: an offset is as aligned as its address.
 #[repr(C, align(4096))]
 pub struct Arena {
     memory: UnsafeCell<[u8; SIZE]>,
     /// How much of `memory` is handed out: never more than [`SIZE`].
     used: AtomicUsize,
+    /// For each multiple of [`ALIGN`], the blocks of that size that were given
+    /// back, by [`mark`]; each begins with the next one's.
+    free: [AtomicUsize; LARGEST / ALIGN],
 }
 
 // SAFETY: `memory` is only reached through pointers to blocks, and no two
-// blocks that live at once share a byte: `used` changes by compare-exchange.
+// blocks that live at once share a byte: `used` changes by compare-exchange, and
+// what is taken from a list of `free` was on it once, and is on none afterwards.
 unsafe impl Sync for Arena {}
+
+/// Bytes of a block, to its end.
+fn room(size: usize) -> usize {
+    size.next_multiple_of(ALIGN)
+}
+
+/// The offset of a block, told apart from [`NONE`].
+fn mark(offset: usize) -> usize {
+    offset + 1
+}
 
 impl Default for Arena {
     fn default() -> Arena {
@@ -49,7 +67,51 @@ impl Default for Arena {
 impl Arena {
     /// Nothing is handed out yet.
     pub const fn new() -> Arena {
-        Arena { memory: UnsafeCell::new([0; SIZE]), used: AtomicUsize::new(0) }
+        Arena {
+            memory: UnsafeCell::new([0; SIZE]),
+            used: AtomicUsize::new(0),
+            free: [const { AtomicUsize::new(NONE) }; LARGEST / ALIGN],
+        }
+    }
+
+    fn at(&self, offset: usize) -> *mut u8 {
+        self.memory.get().cast::<u8>().wrapping_add(offset)
+    }
+
+    /// Where those of a block's size are; `None` for what is too large.
+    fn list(&self, size: usize) -> Option<&AtomicUsize> {
+        self.free.get((room(size) / ALIGN).wrapping_sub(1))
+    }
+
+    /// Gives a block that is in nobody's hands to the next who asks for its size.
+    fn keep(&self, offset: usize, size: usize) {
+        let Some(list) = self.list(size) else { return };
+        let mut next = list.load(Ordering::Acquire);
+        loop {
+            // SAFETY: the block is aligned to 16 bytes and has at least as many,
+            // and whoever gave it back must not read or write it any more.
+            unsafe { self.at(offset).cast::<usize>().write(next) };
+            match list.compare_exchange(next, mark(offset), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return,
+                Err(other) => next = other,
+            }
+        }
+    }
+
+    /// A block of that size that was given back.
+    fn reuse(&self, size: usize) -> Option<*mut u8> {
+        let list = self.list(size)?;
+        if list.load(Ordering::Relaxed) == NONE {
+            return None;
+        }
+        // All of them, so that nobody else can take the first one meanwhile.
+        let first = list.swap(NONE, Ordering::AcqRel);
+        let block = self.at(first.checked_sub(mark(0))?);
+        // SAFETY: `keep` has written it there, and the block is on no list.
+        let rest = unsafe { block.cast::<usize>().read() };
+        // Where another thread has begun a new list by now, they are lost.
+        let _ = list.compare_exchange(NONE, rest, Ordering::AcqRel, Ordering::Acquire);
+        Some(block)
     }
 
     /// Where in the arena `block` starts, if it is the arena's.
@@ -67,6 +129,11 @@ impl Arena {
         if layout.size() > LARGEST || layout.align() > 4096 {
             return None;
         }
+        if layout.align() <= ALIGN
+            && let Some(block) = self.reuse(layout.size())
+        {
+            return Some(block);
+        }
         loop {
             let used = self.used.load(Ordering::Acquire);
             let start = used.next_multiple_of(layout.align().max(ALIGN));
@@ -75,7 +142,7 @@ impl Arena {
                 return None;
             }
             if self.move_end(used, end) {
-                return Some(self.memory.get().cast::<u8>().wrapping_add(start));
+                return Some(self.at(start));
             }
         }
     }
@@ -84,7 +151,9 @@ impl Arena {
 // SAFETY: a block of the arena lies in `memory`, as aligned as asked (the
 // arena is aligned to a page and `start` to the layout), and `reserve` gave its bytes
 // to nobody else; it stays until `dealloc`, where its bytes are given out again
-// only if no later block follows. Every other block is the system's from birth
+// as the end of the arena, if no later block follows, or as a block of their own,
+// but never both: a block on a list is in front of `used`, which goes back only
+// to where a block begins that was not on one. Every other block is the system's from birth
 // to death, told apart by its address. Never inlined: the callers are thousands.
 unsafe impl GlobalAlloc for Arena {
     #[inline(never)]
@@ -112,7 +181,8 @@ unsafe impl GlobalAlloc for Arena {
     #[inline(never)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         match self.offset_of(block) {
-            Some(start) => _ = self.move_end(start + layout.size(), start),
+            Some(start) if self.move_end(start + layout.size(), start) => {}
+            Some(start) => self.keep(start, layout.size()),
             // SAFETY: not ours, so `alloc` or `realloc` had it of the system.
             None => unsafe { System.dealloc(block, layout) },
         }
@@ -128,7 +198,7 @@ unsafe impl GlobalAlloc for Arena {
         let was_last = size <= LARGEST && end <= SIZE && self.move_end(start + layout.size(), end);
         // What a block in the middle gives up is lost: it is never taken for the
         // last one, whose end is behind all that it ever had.
-        if was_last || size <= layout.size() {
+        if was_last || size <= room(layout.size()) {
             return block;
         }
         // SAFETY: `GlobalAlloc::realloc` promises that `size`, rounded up to the
@@ -186,6 +256,27 @@ mod tests {
             arena.dealloc(last, layout(10, 1));
             arena.dealloc(first, layout(10, 1));
             assert_eq!(arena.used.load(Ordering::Acquire), 112);
+        }
+    }
+
+    #[test]
+    fn a_block_in_the_middle_is_used_again_for_its_size() {
+        let arena = Arena::new();
+        // SAFETY: every layout is that of its block and has a size.
+        unsafe {
+            let blocks = [(); 3].map(|()| arena.alloc(layout(40, 8)));
+            let last = arena.alloc(layout(8, 8));
+            let used = arena.used.load(Ordering::Acquire);
+            for block in blocks {
+                arena.dealloc(block, layout(40, 8));
+            }
+            assert!(!blocks.contains(&arena.alloc(layout(30, 8))), "less room");
+            assert!(!blocks.contains(&arena.alloc(layout(48, 64))), "aligned to 16 bytes only");
+            for block in blocks.iter().rev() {
+                assert_eq!(arena.alloc(layout(48, 16)), *block);
+            }
+            assert_ne!(arena.alloc(layout(48, 16)), last);
+            assert!(arena.used.load(Ordering::Acquire) > used);
         }
     }
 
