@@ -105,6 +105,8 @@ pub(crate) struct Scenario {
     pub(crate) group: &'static str,
     /// For verbs that the peer does not have.
     pub(crate) only_ours: bool,
+    /// Programs of iptables are executed, which are larger than any plugin.
+    pub(crate) by_iptables: bool,
 }
 
 impl Scenario {
@@ -125,6 +127,7 @@ impl Scenario {
             link: None,
             group: "",
             only_ours: false,
+            by_iptables: false,
         }
     }
 
@@ -163,6 +166,11 @@ impl Scenario {
 
     pub(crate) fn only_ours(mut self) -> Scenario {
         self.only_ours = true;
+        self
+    }
+
+    pub(crate) fn by_iptables(mut self) -> Scenario {
+        self.by_iptables = true;
         self
     }
 

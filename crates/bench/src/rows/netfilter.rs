@@ -24,6 +24,7 @@ pub(super) fn all() -> Vec<Scenario> {
         Scenario::new("bridge + host-local", "ipMasq, iptables", |contender| {
             masquerading(contender, "iptables", "10.72.0.0/16")
         })
+        .by_iptables()
         .verb(Add, &[Faster(2.5)])
         .verb(Check, &[])
         .verb(Del, &[AtMost { counter: "link-deletions", most: 1 }]),
@@ -49,9 +50,11 @@ pub(super) fn all() -> Vec<Scenario> {
             .verb(Check, &[])
             .verb(Del, &[]),
         Scenario::new("portmap", "one mapping, iptables", |_| portmap("iptables", 1))
+            .by_iptables()
             .verb(Add, &[Faster(4.0)])
             .verb(Del, &[]),
         Scenario::new("portmap", "100 mappings, iptables", |_| portmap("iptables", 100))
+            .by_iptables()
             .verb(Add, &[Faster(20.0)])
             .verb(Del, &[]),
         Scenario::new("firewall", "nftables", |contender| firewall(contender, "nftables"))
@@ -59,6 +62,7 @@ pub(super) fn all() -> Vec<Scenario> {
             .verb(Check, &[])
             .verb(Del, &[]),
         Scenario::new("firewall", "iptables", |contender| firewall(contender, "iptables"))
+            .by_iptables()
             .verb(Add, &[Faster(4.0)])
             .verb(Check, &[])
             .verb(Del, &[]),
