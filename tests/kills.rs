@@ -51,7 +51,7 @@ enum Aftermath {
     DelTwice,
     /// The namespace is gone by then.
     DelOfLost,
-    /// It forgets the container, whose namespace is gone by then, and calls GC.
+    /// It forgets the container, whose namespace is still there, and calls GC.
     Gc,
 }
 
@@ -296,11 +296,6 @@ fn clean_up(
             container.recreate();
             container.exec("ip link set lo up");
         }
-        Aftermath::Gc => {
-            container.destroy();
-            chain.gc();
-            container.recreate();
-            container.exec("ip link set lo up");
-        }
+        Aftermath::Gc => chain.gc(),
     }
 }

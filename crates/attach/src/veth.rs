@@ -10,7 +10,7 @@
 use crate::sandbox::Sandbox;
 use crate::{identity, kernel, verify};
 use cni::{Attachments, Error, Network, Request, Result, Success};
-use linux::link::{self, Change, Link, Mac, VethPeer, VethSpec};
+use linux::link::{self, Link, Mac, VethPeer, VethSpec};
 use linux::sysctl;
 use std::os::fd::AsFd;
 
@@ -46,7 +46,9 @@ pub struct Pair {
 
 /// Creates the pair in one request: the container end is born in the container
 /// under its final name (moving a link costs 15 ms), both ends with their
-/// addresses (so udev leaves them alone), the host end up.
+/// addresses (so udev leaves them alone), the host end up; and in the same send
+/// says on the host end whose it is, so that GC knows every pair there is.
+/// It is closed to router advertisements of the container (CVE-2020-10749).
 ///
 /// Like `ip link add vethX mtu M master B up type veth peer name eth0 netns N`.
 ///
@@ -58,6 +60,7 @@ pub fn create(sandbox: &Sandbox, spec: Spec) -> Result<Pair> {
         .namespace()
         .ok_or_else(|| Error::internal("create veth: the network namespace is gone"))?;
     let (host_mac, container_mac) = (Mac::random(), spec.mac.unwrap_or_else(Mac::random));
+    let alias = identity::alias(request.network.name(), &request.attachment());
     let mut taken = None;
     for host_name in identity::host_link_names(request) {
         let veth = VethSpec {
@@ -67,6 +70,7 @@ pub fn create(sandbox: &Sandbox, spec: Spec) -> Result<Pair> {
             tx_queue_len: Some(TX_QUEUE_LEN),
             master: spec.master,
             up: true,
+            alias: alias.as_deref(),
             peer: VethPeer {
                 name: request.ifname.as_str(),
                 mac: Some(container_mac),
@@ -79,7 +83,7 @@ pub fn create(sandbox: &Sandbox, spec: Spec) -> Result<Pair> {
             Ok(made) => {
                 let container = made.link.unwrap_or_default();
                 let pair = Pair { host: made.index, host_name, host_mac, container, container_mac };
-                return match label(sandbox, &pair) {
+                return match refuse_router_advertisements(&pair.host_name) {
                     Ok(()) => Ok(pair),
                     Err(error) => Err(match remove_pair(sandbox, &pair) {
                         Ok(()) => error,
@@ -87,9 +91,9 @@ pub fn create(sandbox: &Sandbox, spec: Spec) -> Result<Pair> {
                     }),
                 };
             }
-            // A leftover of this attachment, in another namespace, has the
-            // name. If it is the container's name that is taken, the host's is
-            // free.
+            // A leftover of this attachment, in another namespace, has the name
+            // (and by now its alias). If it is the container's name that is
+            // taken, the host's is free.
             Err(e)
                 if e.is_exists()
                     && link::find(sandbox.host(), &host_name).map_err(kernel)?.is_some() =>
@@ -109,8 +113,8 @@ pub fn create(sandbox: &Sandbox, spec: Spec) -> Result<Pair> {
     ))
 }
 
-/// The kernel may have made the pair and only its answer been lost: removes it,
-/// known by its random address, and hands `error` on.
+/// The kernel may have made the pair, and only its answer been lost or the alias
+/// been refused: removes it, known by its random address, and hands `error` on.
 fn remove_unanswered(sandbox: &Sandbox, name: &str, mac: Mac, error: Error) -> Error {
     let Ok(Some(made)) = link::find(sandbox.host(), name) else { return error };
     if made.mac != Some(mac) {
@@ -120,16 +124,6 @@ fn remove_unanswered(sandbox: &Sandbox, name: &str, mac: Mac, error: Error) -> E
         Ok(()) => error,
         Err(undo) => error.with_details(format!("undo: {undo}")),
     }
-}
-
-/// Says on the host end whose it is, and closes it to router advertisements
-/// of the container (CVE-2020-10749).
-fn label(sandbox: &Sandbox, pair: &Pair) -> Result<()> {
-    let request = sandbox.request;
-    if let Some(alias) = identity::alias(request.network.name(), &request.attachment()) {
-        Change::new(pair.host).alias(&alias).apply(sandbox.host()).map_err(kernel)?;
-    }
-    refuse_router_advertisements(&pair.host_name)
 }
 
 /// Keeps the host from taking routes out of router advertisements that come in

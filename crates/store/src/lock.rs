@@ -109,20 +109,21 @@ fn lock(file: File, wait: Duration) -> Result<File, Failed> {
     }
 }
 
+/// Of a holder that this process namespace does not show.
+const UNSEEN: &str = "of another process namespace, or by a child of a process that has ended";
+
 fn timed_out(dir: &Dir, name: &OsStr, path: &Path, wait: Duration) -> Error {
     let holder = open(dir, name, 0, path)
         .ok()
         .and_then(|file| fstat(file).ok())
         .and_then(|stat| holder(&std::fs::read_to_string("/proc/locks").ok()?, &stat));
-    let by = match holder {
-        None => "by a process that /proc/locks does not show".to_owned(),
-        Some(pid) => match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
-            Ok(command) => format!("by process {pid} ({})", command.trim_end()),
-            // What it started while it held the lock holds it as well.
-            Err(_) => format!(
-                "by process {pid} of another process namespace, or by a child of a process that has ended"
-            ),
-        },
+    let process = holder.map(|pid| (pid, std::fs::read_to_string(format!("/proc/{pid}/comm"))));
+    let by = match process {
+        Some((pid, Ok(command))) => format!("by process {pid} ({})", command.trim_end()),
+        // What a process started while it held the lock holds it as well, and
+        // below the first process namespace the kernel then lists nobody.
+        Some((pid, Err(_))) => format!("by process {pid} {UNSEEN}"),
+        None => format!("by a process {UNSEEN}"),
     };
     Error::timed_out("lock", path, format!("still held {by} after {} s", wait.as_secs_f64()))
         .hint("see what that process waits for, or end it")

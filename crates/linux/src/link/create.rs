@@ -10,10 +10,10 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
-use super::{Link, Mac, check_name, find, get, parse_reply};
+use super::{Change, Link, Mac, check_name, find, get, parse_reply};
 use crate::error::{Error, ErrorKind, Result};
 use crate::netlink::{Message, Socket};
-use crate::uapi::{NLM_F_CREATE, NLM_F_EXCL, RTM_NEWLINK};
+use crate::uapi::{NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, RTM_NEWLINK};
 
 pub(super) type Builder = LinkMessageBuilder<LinkUnspec>;
 
@@ -56,6 +56,9 @@ pub struct VethSpec<'a> {
     pub master: Option<u32>,
     /// Whether to set it up.
     pub up: bool,
+    /// A text that says on it what it is for. The kernel takes none in the request
+    /// that creates a link, so [`VethSpec::create`] sends two together.
+    pub alias: Option<&'a str>,
     /// The other end.
     pub peer: VethPeer<'a>,
 }
@@ -79,7 +82,7 @@ pub struct VethPeer<'a> {
 }
 
 impl VethSpec<'_> {
-    /// The request.
+    /// The request, but for the alias.
     #[must_use]
     pub fn message(&self) -> Message {
         let peer = dressed(
@@ -115,23 +118,26 @@ impl VethSpec<'_> {
     /// # Errors
     ///
     /// [`is_exists`](Error::is_exists) when one of the names is used; the hint
-    /// says which.
+    /// says which. A link that has this end's name by then has got the alias, and
+    /// so has a new pair that an error other than this one is about.
     pub fn create(&self, socket: &Socket) -> Result<Link> {
         for name in [self.name, self.peer.name] {
             check_name(&format!("create veth {} with peer {}", self.name, self.peer.name), name)?;
         }
-        let mut link = create_here(socket, self.message(), self.name).map_err(|error| {
-            if !error.is_exists() {
-                return error;
-            }
-            match find(socket, self.name) {
-                Ok(Some(_)) => error.hint(format!("the name {} is already used", self.name)),
-                _ => error.hint(format!(
-                    "the name {} is already used in the peer's namespace",
-                    self.peer.name
-                )),
-            }
-        })?;
+        let alias = self.alias.map(|alias| Change::new(0).name(self.name).alias(alias).message());
+        let mut link =
+            create_in_one(socket, self.message(), alias, self.name).map_err(|error| {
+                if !error.is_exists() {
+                    return error;
+                }
+                match find(socket, self.name) {
+                    Ok(Some(_)) => error.hint(format!("the name {} is already used", self.name)),
+                    _ => error.hint(format!(
+                        "the name {} is already used in the peer's namespace",
+                        self.peer.name
+                    )),
+                }
+            })?;
         // The echo is from before the kernel made it a port.
         link.master = self.master;
         Ok(link)
@@ -402,13 +408,36 @@ pub(super) fn create_message(operation: String, body: &LinkMessage) -> Message {
 /// Creates a link in the socket's namespace and answers it: by the echo of the
 /// kernel (6.2 and later), or by looking it up.
 fn create_here(socket: &Socket, message: Message, name: &str) -> Result<Link> {
-    let mut created = None;
-    socket.request_echo(message, |reply| {
-        created = parse_reply(reply).filter(|link| link.name == name).or_else(|| created.take());
-    })?;
-    match created {
-        Some(link) => Ok(link),
-        None => get(socket, name),
+    create_in_one(socket, message, None, name)
+}
+
+/// [`create_here`], and then a further request about the link, in one send, which
+/// no kill divides.
+fn create_in_one(
+    socket: &Socket,
+    mut message: Message,
+    further: Option<Message>,
+    name: &str,
+) -> Result<Link> {
+    message.add_flags(NLM_F_ECHO);
+    let mut messages = vec![message];
+    messages.extend(further);
+    for message in &mut messages {
+        message.add_flags(NLM_F_ACK);
+    }
+    let (mut created, mut refused) = (None, None);
+    socket.transact(
+        &mut messages,
+        |_, reply| {
+            created =
+                parse_reply(reply).filter(|link| link.name == name).or_else(|| created.take());
+        },
+        |_, error| refused = refused.take().or(Some(error)),
+    )?;
+    match (refused, created) {
+        (Some(error), _) => Err(error),
+        (None, Some(link)) => Ok(link),
+        (None, None) => get(socket, name),
     }
 }
 

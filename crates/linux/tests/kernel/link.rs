@@ -22,6 +22,7 @@ fn one_request_makes_the_pair_on_the_bridge_and_in_the_namespace() {
             tx_queue_len: Some(500),
             master: Some(bridge.index),
             up: true,
+            alias: Some("whose it is"),
             peer: VethPeer {
                 name: "eth0",
                 mac: Some(far_mac),
@@ -34,7 +35,7 @@ fn one_request_makes_the_pair_on_the_bridge_and_in_the_namespace() {
         assert_eq!((made.name.as_str(), made.mac), ("near", Some(near_mac)));
 
         let near = link::get_by_index(socket, made.index).unwrap();
-        assert_eq!(near.mac, Some(near_mac));
+        assert_eq!((near.mac, near.alias.as_deref()), (Some(near_mac), Some("whose it is")));
         assert_eq!((near.mtu, near.tx_queue_len), (1400, 500));
         assert_eq!(near.master, Some(bridge.index));
         assert!(near.is_up() && near.is_kind("veth") && near.port.is_some(), "{near:?}");
