@@ -16,6 +16,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Shaping, Ifb] del_takes_a_bad_configuration,
         [Bridge, Shaping, Ifb] del_leaves_what_others_put_there,
         [Bridge, Shaping, Ifb] gc_removes_what_is_not_valid,
+        [Bridge, Shaping] gc_removes_a_token_bucket_without_an_ifb,
         [Macvlan, Shaping, Ifb] del_in_the_container_leaves_nothing,
         [Bridge, Shaping, Ifb] interfaces_of_one_container_are_apart,
         [Bridge, Shaping, Ifb] many_at_once,
@@ -179,6 +180,20 @@ fn gc_removes_what_is_not_valid(host: &Host) {
     let mut left = ifbs(host);
     left.sort();
     assert_eq!(left, ["bwp000000000000", "ifb7"]);
+}
+
+fn gc_removes_a_token_bucket_without_an_ifb(host: &Host) {
+    let (kept, lost) = (Pod::on_bridge(host, "kept"), Pod::on_bridge(host, "lost"));
+    let one_way = limits("net", &json!({"ingressRate": 8_000_000}));
+    for pod in [&kept, &lost] {
+        pod.add(host, &one_way).expect_result();
+    }
+    gc(host, "another", &[]);
+    assert!(tbf(host, &lost.host_end(host)).is_some());
+    gc(host, "net", &[&kept]);
+    assert_eq!(tbf(host, &lost.host_end(host)), None);
+    kept.check(host, &one_way).expect_ok();
+    lost.add(host, &one_way).expect_result();
 }
 
 fn del_in_the_container_leaves_nothing(host: &Host) {

@@ -9,7 +9,7 @@
 
 use crate::sandbox::Sandbox;
 use crate::{identity, kernel, verify};
-use cni::{Attachments, Error, Network, Request, Result, Success};
+use cni::{AttachmentId, Attachments, Error, Network, Request, Result, Success};
 use linux::link::{self, Link, Mac, VethPeer, VethSpec};
 use linux::sysctl;
 use std::os::fd::AsFd;
@@ -281,18 +281,31 @@ fn is_of_another(sandbox: &Sandbox, link: &Link) -> Result<bool> {
 /// # Errors
 /// The kernel's, all of them; it goes on after each.
 pub fn sweep(host: &linux::Socket, network: &Network, valid: &Attachments) -> Result<()> {
-    let invalid = |link: &Link| {
-        let attachment = identity::from_alias(network.name(), link.alias.as_deref()?)?;
-        (!valid.contains(&attachment)).then_some(link.index)
-    };
-    let stale: Vec<u32> =
-        link::list_kind(host, "veth").map_err(kernel)?.iter().filter_map(invalid).collect();
+    let stale = stale(host, network, valid)?;
     Error::join(
         stale
             .into_iter()
-            .filter_map(|index| gone_is_fine(link::delete(host, index)).err())
+            .filter_map(|(_, link)| gone_is_fine(link::delete(host, link.index)).err())
             .collect(),
     )
+}
+
+/// The host ends of attachments of `network` that are not in `valid`, as their
+/// aliases say; those without an alias of ours are not among them.
+///
+/// # Errors
+/// The kernel's.
+pub fn stale(
+    host: &linux::Socket,
+    network: &Network,
+    valid: &Attachments,
+) -> Result<Vec<(AttachmentId, Link)>> {
+    let invalid = |link: Link| {
+        let attachment = identity::from_alias(network.name(), link.alias.as_deref()?)?;
+        (!valid.contains(&attachment)).then_some((attachment, link))
+    };
+    let ends = link::list_kind(host, "veth").map_err(kernel)?;
+    Ok(ends.into_iter().filter_map(invalid).collect())
 }
 
 fn gone_is_fine(outcome: linux::Result<()>) -> Result<()> {

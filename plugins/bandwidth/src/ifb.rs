@@ -42,6 +42,11 @@ fn key(ifb: &Link) -> Option<&str> {
     ifb.alias.as_deref().and_then(key_of)
 }
 
+/// Whether it says that it is of this attachment.
+pub(crate) fn is_of(ifb: &Link, network: &Network, attachment: &AttachmentId) -> bool {
+    key(ifb).is_some_and(|key| key == Owner::new(network.name(), attachment).key())
+}
+
 /// The name for a new ifb. One that an attachment of the same name left behind is
 /// removed.
 ///

@@ -7,12 +7,13 @@
 //!
 //! | what | where | name | created by | removed by | shared |
 //! |---|---|---|---|---|---|
-//! | token bucket for what leaves by the link | host, or container | root qdisc `1:` of the link | [`bucket`] | DEL, or with the link | no |
+//! | token bucket for what leaves by the link | host, or container | root qdisc `1:` of the link | [`bucket`] | DEL, GC, or with the link | no |
 //! | ifb, with a token bucket | host, or container | `bwpH` from network and container | [`ifb`] | DEL, GC, or with the namespace | no |
 //! | its alias | host, or container | the mark of the attachment | [`ifb`] | with the ifb | no |
 //! | redirection of what comes in by the link | host, or container | a filter at ingress qdisc `ffff:` | [`redirect`] | DEL, GC, or with the link | no |
 //!
-//! Nothing else says where an attachment is shaped: DEL looks on both sides.
+//! Nothing else says where an attachment is shaped: DEL looks on both sides. GC knows
+//! an ifb by its alias, and a host end by that which the plugin gave it that made it.
 
 mod bucket;
 mod conf;
@@ -22,7 +23,7 @@ mod redirect;
 
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{chained, kernel, verify};
+use attach::{chained, kernel, verify, veth};
 use cni::{Attachments, Error, Interface, Network, Plugin, Request, Result, Success, Version};
 use conf::{Limit, Plan};
 use ifb::Container;
@@ -231,10 +232,16 @@ fn remove_at(
     let mut errors: Vec<Error> =
         ifbs.iter().filter_map(|ifb| unshape(socket, ifb, place).err()).collect();
     if let Some(place) = place {
-        errors.extend(redirect::remove_dead(socket, place.index).err());
-        errors.extend(bucket::remove(socket, place.index).err());
+        errors.extend(clear(socket, place).err());
     }
     Error::join(errors)
+}
+
+/// Removes what a link has beside the redirection to an ifb.
+fn clear(socket: &Socket, place: &Place) -> Result<()> {
+    let outcomes =
+        [redirect::remove_dead(socket, place.index), bucket::remove(socket, place.index)];
+    Error::join(outcomes.into_iter().filter_map(Result::err).collect())
 }
 
 /// Removes an ifb and the redirection to it. Where it comes from is looked for,
@@ -254,7 +261,24 @@ fn unshape(socket: &Socket, ifb: &Link, place: Option<&Place>) -> Result<()> {
     Error::join(errors)
 }
 
+/// A kill may have left a host end without an ifb, or an ifb that nothing leads to. A
+/// host end that leads to an ifb which is not stale is shaped by another program.
 fn sweep(host: &Socket, network: &Network, valid: &Attachments) -> Result<()> {
-    let stale = ifb::stale(host, network, valid)?;
-    Error::join(stale.iter().filter_map(|ifb| unshape(host, ifb, None).err()).collect())
+    let ends: Vec<_> = veth::stale(host, network, valid)?
+        .into_iter()
+        .map(|(attachment, end)| (attachment, Place::new(Side::Host, end)))
+        .collect();
+    let mut errors = Vec::new();
+    for ifb in ifb::stale(host, network, valid)? {
+        let end = ends.iter().find(|(attachment, _)| ifb::is_of(&ifb, network, attachment));
+        errors.extend(unshape(host, &ifb, end.map(|(_, place)| place)).err());
+    }
+    for (_, place) in &ends {
+        match redirect::is_there(host, place.index) {
+            Ok(true) => {}
+            Ok(false) => errors.extend(clear(host, place).err()),
+            Err(error) => errors.push(error),
+        }
+    }
+    Error::join(errors)
 }

@@ -43,7 +43,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn new(side: Side, link: Link) -> Place {
+    pub(crate) fn new(side: Side, link: Link) -> Place {
         Place { side, index: link.index, name: link.name, mtu: link.mtu }
     }
 

@@ -113,6 +113,15 @@ pub(crate) fn sources(socket: &Socket, to: u32) -> Result<Vec<u32>> {
     Ok(sources)
 }
 
+/// Whether what comes in by the link goes to another one that is there.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn is_there(socket: &Socket, link: u32) -> Result<bool> {
+    let to_one = |filter: &Filter| filter.redirects_to.is_some_and(|to| to != GONE);
+    Ok(find(socket, link)?.is_some_and(|(_, filters)| filters.iter().any(to_one)))
+}
+
 /// Removes the redirection of a link to another; the qdisc as well, unless it has
 /// other filters or is not of the kind that we make.
 ///
