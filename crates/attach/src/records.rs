@@ -216,14 +216,7 @@ impl Records {
         match &slot.content {
             Some(content) if content == text => Ok(()),
             Some(_) => self.dir.replace(&slot.name, FILE_MODE, text).map_err(stored),
-            // Never under another name, so that a killed ADD leaves nothing
-            // else; but not every file system can do that (O_TMPFILE, open(2)).
-            None => self
-                .dir
-                .create_new(&slot.name, FILE_MODE, text, None)
-                .map(drop)
-                .or_else(|_| self.dir.replace(&slot.name, FILE_MODE, text))
-                .map_err(stored),
+            None => self.dir.put(&slot.name, FILE_MODE, text).map_err(stored),
         }
     }
 

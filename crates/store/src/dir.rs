@@ -322,6 +322,19 @@ impl Dir {
         })
     }
 
+    /// As [`Dir::replace`], but a file that is new never has another name, so that a
+    /// kill leaves nothing else. Not every file system can do that (O_TMPFILE,
+    /// open(2)).
+    ///
+    /// # Errors
+    /// As [`Dir::replace`].
+    pub fn put(&self, name: impl AsRef<OsStr>, mode: u32, bytes: &[u8]) -> Result<()> {
+        let name = name.as_ref();
+        self.create_new(name, mode, bytes, None)
+            .map(drop)
+            .or_else(|_| self.replace(name, mode, bytes))
+    }
+
     /// Removes a name that is no directory; a symbolic link itself, never what
     /// it leads to. False when it was not there.
     ///

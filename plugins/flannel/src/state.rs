@@ -59,12 +59,12 @@ impl States {
 
     /// Remembers `config`; it appears whole or not at all.
     pub(crate) fn write(&self, request: &Request, config: &[u8]) -> Result<()> {
-        self.dir.replace(own_name(request), FILE_MODE, config).map_err(failed)?;
+        self.dir.put(own_name(request), FILE_MODE, config).map_err(failed)?;
         let shared = request.container_id.as_str();
         match self.load(shared)? {
             // Another attachment's, of whichever program.
             Some(_) => Ok(()),
-            None => self.dir.replace(shared, FILE_MODE, config).map_err(failed),
+            None => self.dir.put(shared, FILE_MODE, config).map_err(failed),
         }
     }
 

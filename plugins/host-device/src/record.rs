@@ -167,13 +167,7 @@ impl Record {
         let directory = Dir::create(DIRECTORY, DIRECTORY_MODE).map_err(stored)?;
         let name = self.file_name();
         directory.remove(&name).map_err(stored)?;
-        // Never under another name, so that a killed ADD leaves nothing else;
-        // but not every file system can do that (O_TMPFILE, open(2)).
-        let written = directory
-            .create_new(&name, FILE_MODE, &text, None)
-            .map(drop)
-            .or_else(|_| directory.replace(&name, FILE_MODE, &text));
-        written.map_err(|e| {
+        directory.put(&name, FILE_MODE, &text).map_err(|e| {
             stored(e.hint("without a record the device could not be given back after a crash"))
         })
     }

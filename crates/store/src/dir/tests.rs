@@ -151,6 +151,19 @@ fn a_replaced_file_is_the_old_one_or_the_new_one() {
 }
 
 #[test]
+fn a_file_is_put_there_whether_it_is_new_or_not() {
+    let temporary = Temporary::new();
+    let dir = temporary.open();
+    for content in ["one", "two"] {
+        dir.put("file", 0o600, content.as_bytes()).expect("put");
+        assert_eq!(temporary.content("file"), content);
+    }
+    std::fs::create_dir(temporary.path().join("directory")).expect("made");
+    assert!(dir.put("directory", 0o600, b"x").expect_err("a directory").is_not_plain());
+    assert_eq!(temporary.names(), ["directory", "file"], "nothing stays behind");
+}
+
+#[test]
 fn only_plain_files_are_read_and_none_is_waited_for() {
     let temporary = Temporary::new();
     let dir = temporary.open();
