@@ -1,15 +1,17 @@
 //! The whole chain, killed at any instant: SIGKILL at each system call that changes
 //! something, of each plugin, in ADD and in DEL, and then each of the ways in which
 //! a runtime may go on. All points, none left out; how many, and how long it took,
-//! is printed.
+//! is printed. The plugins one by one share from here what kills and what looks for
+//! leftovers, see `properties::killed`.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use testkit::{Case, Container, Host, Netns as _, Outcome, cases, with_previous_result};
+use testkit::{Case, Container, Host, Netns, Outcome, cases, with_previous_result};
 
 use crate::conf::{self, NETWORK, newest_version, with};
 
@@ -22,7 +24,7 @@ pub(crate) fn list() -> Vec<Case> {
 
 /// Calls that change the kernel's state or files. A file that `openat` has created is
 /// there when the call after it is not made. strace counts each name by itself.
-const CALLS: &[&str] = &[
+pub(crate) const CALLS: &[&str] = &[
     "sendto",
     "sendmsg",
     "write",
@@ -38,15 +40,23 @@ const CALLS: &[&str] = &[
 ];
 
 /// More calls of one name than any verb makes; the loop must end before.
-const TOO_MANY: usize = 200;
+pub(crate) const TOO_MANY: usize = 200;
 
 /// How many hosts at once: most of the time is the kernel's, which frees links and
 /// namespaces at its leisure.
-const HOSTS: usize = 6;
+pub(crate) const HOSTS: usize = 6;
+
+/// What is killed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Verb {
+    Add,
+    /// After a whole ADD, which shows that the next one works.
+    Del,
+}
 
 /// How a runtime goes on after a kill.
 #[derive(Debug, Clone, Copy)]
-enum Aftermath {
+pub(crate) enum Aftermath {
     /// It repeats the DEL.
     DelTwice,
     /// The namespace is gone by then.
@@ -153,31 +163,83 @@ impl<'h> Chain<'h> {
     }
 }
 
+/// Kills each verb at its calls of this name that have these numbers, until it makes
+/// no more, and gives how many kills that were. `kill` does it, cleans up, looks, and
+/// answers what became of the verb.
+pub(crate) fn at_each(
+    call: &str,
+    numbers: impl Iterator<Item = usize>,
+    mut kill: impl FnMut(Verb, usize) -> Outcome,
+) -> usize {
+    let (mut verbs, mut kills) = (vec![Verb::Add, Verb::Del], 0);
+    for nth in numbers {
+        assert!(nth < TOO_MANY, "{call} is called without end");
+        verbs.retain(|verb| {
+            let outcome = kill(*verb, nth);
+            assert!(outcome.fault_fired() || outcome.success(), "{outcome}");
+            kills += usize::from(outcome.fault_fired());
+            outcome.fault_fired()
+        });
+        if verbs.is_empty() {
+            break;
+        }
+    }
+    kills
+}
+
 /// What can be left, seen without the cost of a snapshot.
-fn residue(host: &Host, container: &Container) -> BTreeSet<String> {
-    let mut facts: BTreeSet<String> = ["link", "address"]
-        .iter()
-        .flat_map(|what| {
-            let text = host.exec(format!("ip -brief {what} show"));
-            text.lines().map(|line| stable(what, line)).collect::<Vec<_>>()
-        })
-        .collect();
-    facts.insert(host.exec("nft -s list ruleset"));
-    facts.insert(host.exec("tc qdisc show"));
-    let files = host.exec("find /var/lib/cni /run/cni -type f");
-    let stays = |file: &&str| !file.contains("/last_reserved_ip.") && !file.contains("/.oxcni/");
-    facts.extend(files.lines().filter(stays).map(str::to_owned));
-    facts.extend(container.links());
-    facts.extend(container.sysctl("net/core/somaxconn"));
+pub(crate) fn residue(host: &Host, container: Option<&Container>) -> BTreeSet<String> {
+    let mut found = facts(host);
+    found.insert(host.exec("nft -s list ruleset"));
+    found.insert(host.exec("tc qdisc show"));
+    for folder in ["/var/lib/cni", "/run/cni"].iter().filter(|path| Path::new(path).exists()) {
+        let files = host.exec(format!("find {folder} -type f"));
+        let stays =
+            |file: &&str| !file.contains("/last_reserved_ip.") && !file.contains("/.oxcni/");
+        found.extend(files.lines().filter(stays).map(str::to_owned));
+    }
+    if let Some(container) = container {
+        found.extend(facts(container).iter().map(|fact| format!("inside {fact}")));
+        found.extend(container.sysctl("net/core/somaxconn"));
+    }
+    found
+}
+
+/// The names of links, and their addresses but link-local ones, which come and
+/// go with the carrier.
+pub(crate) fn facts(place: &impl Netns) -> BTreeSet<String> {
+    let mut facts = BTreeSet::new();
+    for link in place.ip("address show") {
+        let name = link["ifname"].as_str().unwrap_or_default();
+        facts.insert(name.to_owned());
+        let infos = link["addr_info"].as_array().into_iter().flatten();
+        let lasting = infos.filter(|info| info["family"] == "inet" || info["scope"] != "link");
+        facts.extend(lasting.map(|info| format!("{name} {}/{}", info["local"], info["prefixlen"])));
+    }
     facts
 }
 
-/// Without what follows from the carrier.
-fn stable(what: &str, line: &str) -> String {
-    let mut words = line.split_whitespace();
-    let name = words.next().unwrap_or_default();
-    let addresses = words.skip(1).filter(|word| what == "address" && !word.starts_with("fe80"));
-    addresses.fold(format!("{what} {name}"), |text, word| format!("{text} {word}"))
+/// Waits until nothing is left of what was killed in this `story`: the kernel removes
+/// what was in a namespace a moment after it.
+#[track_caller]
+pub(crate) fn expect_gone(
+    host: &Host,
+    container: Option<&Container>,
+    clean: &BTreeSet<String>,
+    story: &str,
+) {
+    if residue(host, container) == *clean {
+        return;
+    }
+    host.note(story);
+    host.wait_until("nothing is left of it", || {
+        let left = residue(host, container);
+        let new: Vec<_> = left.symmetric_difference(clean).collect();
+        if !new.is_empty() {
+            host.note(format!("left: {new:#?}"));
+        }
+        new.is_empty()
+    });
 }
 
 fn a_chain_killed_at_any_instant_is_cleaned_up(host: &Host) {
@@ -208,74 +270,43 @@ fn tell(host: &Host, story: Story) -> usize {
     // What is shared comes with the first one, and stays.
     let result = chain.add(&container, chain.plugins.len());
     chain.del(&container, result.as_ref(), 0);
-    let (before, clean) = (host.snapshot(), residue(host, &container));
+    let (before, clean) = (host.snapshot(), residue(host, Some(&container)));
     let mut points = 0;
     for call in CALLS {
-        let mut verbs = vec![kill_add as Kill, kill_del];
-        for nth in 1.. {
-            assert!(nth < TOO_MANY, "{call} is called without end");
-            // The DEL needs a whole ADD, which shows that the next one works.
-            verbs.retain(|kill| {
-                let (killed, previous) = kill(&chain, &container, story.at, (call, nth));
-                clean_up(&chain, &container, story.aftermath, previous.as_ref());
-                let gone = residue(host, &container) == clean;
-                if !gone {
-                    expect_gone_soon(host, &container, &clean, &format!("{story:?}, {killed}"));
-                }
-                assert!(killed.fault_fired() || killed.success(), "{killed}");
-                points += usize::from(killed.fault_fired());
-                killed.fault_fired()
-            });
-            if verbs.is_empty() {
-                break;
-            }
-        }
+        points += at_each(call, 1.., |verb, nth| {
+            let (killed, previous) = kill(&chain, &container, story.at, verb, (call, nth));
+            clean_up(&chain, &container, story.aftermath, previous.as_ref());
+            expect_gone(host, Some(&container), &clean, &format!("{story:?}, {killed}"));
+            killed
+        });
     }
     host.expect_unchanged_but(&before, &["/last_reserved_ip.", "/.oxcni/"]);
     points
 }
 
-/// The kernel removes what was in a namespace a moment after it.
-#[track_caller]
-fn expect_gone_soon(host: &Host, container: &Container, clean: &BTreeSet<String>, story: &str) {
-    host.note(story);
-    host.wait_until("nothing is left of it", || {
-        let left = residue(host, container);
-        let new: Vec<_> = left.symmetric_difference(clean).collect();
-        if !new.is_empty() {
-            host.note(format!("left: {new:#?}"));
+/// Kills plugin number `at` at a call of this name and number; answers the result of
+/// the whole chain as well, which a failed ADD has not.
+fn kill(
+    chain: &Chain<'_>,
+    container: &Container,
+    at: usize,
+    verb: Verb,
+    (call, nth): (&str, usize),
+) -> (Outcome, Option<Value>) {
+    let plugin = chain.host.plugin(chain.plugins[at].0).kill_at_call(call, nth);
+    match verb {
+        Verb::Add => {
+            let previous = chain.add(container, at);
+            let conf = chain.conf(at, previous.as_ref());
+            (plugin.add(container, "eth0", &conf), None)
         }
-        new.is_empty()
-    });
-}
-
-/// Kills plugin number `at` at a call of this name and number.
-type Kill = fn(&Chain<'_>, &Container, usize, (&str, usize)) -> (Outcome, Option<Value>);
-
-/// A failed ADD has no result.
-fn kill_add(
-    chain: &Chain<'_>,
-    container: &Container,
-    at: usize,
-    (call, nth): (&str, usize),
-) -> (Outcome, Option<Value>) {
-    let plugin = chain.host.plugin(chain.plugins[at].0).kill_at_call(call, nth);
-    let previous = chain.add(container, at);
-    let conf = chain.conf(at, previous.as_ref());
-    (plugin.add(container, "eth0", &conf), None)
-}
-
-fn kill_del(
-    chain: &Chain<'_>,
-    container: &Container,
-    at: usize,
-    (call, nth): (&str, usize),
-) -> (Outcome, Option<Value>) {
-    let plugin = chain.host.plugin(chain.plugins[at].0).kill_at_call(call, nth);
-    let result = chain.add(container, chain.plugins.len());
-    chain.del(container, result.as_ref(), at + 1);
-    let conf = chain.conf(at, result.as_ref());
-    (plugin.del(container, "eth0", &conf), result)
+        Verb::Del => {
+            let result = chain.add(container, chain.plugins.len());
+            chain.del(container, result.as_ref(), at + 1);
+            let conf = chain.conf(at, result.as_ref());
+            (plugin.del(container, "eth0", &conf), result)
+        }
+    }
 }
 
 #[track_caller]

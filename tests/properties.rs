@@ -3,6 +3,7 @@
 
 mod corpus;
 mod failing;
+mod killed;
 mod unable;
 
 use std::collections::BTreeSet;
@@ -67,7 +68,19 @@ const PROPERTIES: &[Property] = &[
     .ours_only(),
     property(
         "a_kill_at_any_step_is_cleaned_up_by_del",
-        failing::a_kill_at_any_step_is_cleaned_up_by_del,
+        killed::a_kill_at_any_step_is_cleaned_up_by_del,
+    )
+    .needs(&[Feature::Strace])
+    .ours_only(),
+    property(
+        "a_kill_at_any_step_is_cleaned_up_by_del_of_lost",
+        killed::a_kill_at_any_step_is_cleaned_up_by_del_of_lost,
+    )
+    .needs(&[Feature::Strace])
+    .ours_only(),
+    property(
+        "a_kill_at_any_step_is_cleaned_up_by_gc",
+        killed::a_kill_at_any_step_is_cleaned_up_by_gc,
     )
     .needs(&[Feature::Strace])
     .ours_only(),

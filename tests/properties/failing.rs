@@ -1,13 +1,13 @@
-//! Faults: each system call of an ADD that can fail does so once, and each is
-//! the last one of an ADD that is killed.
+//! Faults: each system call of an ADD that can fail does so once.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use testkit::{Host, Netns, Outcome};
+use testkit::{Host, Netns as _, Outcome};
 
 use super::corpus::Sample;
 use super::{Pod, is_in_a_vm, leases};
+use crate::kills::{HOSTS, TOO_MANY, facts};
 
 /// System calls and the error each fails with: those that change something or
 /// take something from the kernel's limits, and the answers to questions.
@@ -35,27 +35,15 @@ const FAULTS: &[(&str, &str)] = &[
     ("getdents64", "EIO"),
 ];
 
-/// More calls of one name than any ADD makes; the loop must end before.
-const TOO_MANY: usize = 200;
-
-/// Calls at which an ADD is killed: where it asks the kernel or changes files.
-const KILLED_AT: &[&str] = &[
-    "sendto", "sendmsg", "recvfrom", "openat", "write", "pwrite64", "linkat", "renameat", "setns",
-];
-
 /// One call of so many fails where the processor may be emulated.
 const STRIDE_IN_A_VM: usize = 4;
 
-/// Which calls of one name fail or end an ADD, counted from 1; where some are
+/// Which calls of one name fail, or are a verb's last, counted from 1; where some are
 /// left out, others than of other names.
-fn each_call(name: &str) -> impl Iterator<Item = usize> {
+pub(super) fn each_call(name: &str) -> impl Iterator<Item = usize> {
     let stride = if is_in_a_vm() { STRIDE_IN_A_VM } else { 1 };
     (1 + name.len() % stride..).step_by(stride)
 }
-
-/// How many hosts at once. Most of the time an ADD waits for the kernel, which
-/// frees links and namespaces at its leisure.
-const HOSTS: usize = 6;
 
 /// What a failure may have left, seen without the cost of a snapshot.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,20 +57,6 @@ impl Traces {
     fn of(host: &Host, pod: &Pod) -> Self {
         Self { on_host: facts(host), inside: facts(&pod.container), leases: leases() }
     }
-}
-
-/// The names of links, and their addresses but link-local ones, which come and
-/// go with the carrier.
-fn facts(place: &impl Netns) -> BTreeSet<String> {
-    let mut facts = BTreeSet::new();
-    for link in place.ip("address show") {
-        let name = link["ifname"].as_str().unwrap_or_default();
-        facts.insert(name.to_owned());
-        let infos = link["addr_info"].as_array().into_iter().flatten();
-        let lasting = infos.filter(|info| info["family"] == "inet" || info["scope"] != "link");
-        facts.extend(lasting.map(|info| format!("{name} {}/{}", info["local"], info["prefixlen"])));
-    }
-    facts
 }
 
 /// Calls `work` with each of `list`, each on a host of its own.
@@ -154,28 +128,4 @@ fn start_over(host: &Host, sample: &Sample, before: &Traces, prepared: &[String]
         }
     }
     (sample.prepare)(host);
-}
-
-pub(super) fn a_kill_at_any_step_is_cleaned_up_by_del(host: &Host, sample: &Sample) {
-    on_hosts_of_their_own(host, KILLED_AT, |host, call| kill_at_each(host, sample, call));
-}
-
-fn kill_at_each(host: &Host, sample: &Sample, call: &str) {
-    sample.set_up(host);
-    let pod = sample.pod(host, "pod");
-    let (before, inside) = (host.snapshot(), pod.container.network_snapshot());
-    let traces = Traces::of(host, &pod);
-    for nth in each_call(call) {
-        assert!(nth < TOO_MANY, "{call} is called without end");
-        let plugin = sample.plugin(host).kill_at_call(call, nth);
-        let outcome = sample.try_add(host, &plugin, &pod);
-        sample.del(host, &pod).expect_ok();
-        assert_eq!(Traces::of(host, &pod), traces, "{call} {nth}: {outcome}");
-        if !outcome.fault_fired() {
-            assert!(outcome.success(), "{outcome}");
-            break;
-        }
-    }
-    sample.expect_unchanged(host, &before);
-    inside.expect_same(&pod.container.network_snapshot());
 }

@@ -202,10 +202,13 @@ impl<'a> Plugin<'a> {
         command.env = Some(env);
         command.stdin = stdin.to_vec();
         let output = command.run();
-        // strace marks an injected error; a killed process leaves no such line.
+        // strace marks an injected error, and tells of a killed child; it ends as the
+        // plugin does.
+        let marks = ["(INJECTED)", "+++ killed by SIGKILL +++"];
+        let is_marked = |trace: String| marks.iter().any(|mark| trace.contains(mark));
         let fault_fired = self.fault.is_some()
             && (output.status.signal() == Some(Signal::SIGKILL as i32)
-                || fs::read_to_string(&trace).is_ok_and(|trace| trace.contains("(INJECTED)")));
+                || fs::read_to_string(&trace).is_ok_and(is_marked));
         let outcome = Outcome {
             verb: verb.to_owned(),
             story: format!(
