@@ -17,6 +17,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Shaping, Ifb] large_values_are_right,
         [Bridge, Shaping, Ifb] results_of_any_shape_are_understood,
         [Bridge, Shaping, Ifb] status_and_versions,
+        [Macvlan, Shaping, Ifb] another_mtu_is_not_another_limit,
     } {
         list.push(case.ours_only());
     }
@@ -247,4 +248,21 @@ fn status_and_versions(host: &Host) {
     let list = json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
     assert_eq!(versions["supportedVersions"], list);
     host.expect_unchanged(&before);
+}
+
+/// As by tuning behind it.
+fn another_mtu_is_not_another_limit(host: &Host) {
+    let _outside = host.outside();
+    let pod = Pod::behind(host, "pod", "macvlan", json!({"master": "uplink"}));
+    let conf = limits("net", &json!({"ingressRate": 400_000, "egressRate": 400_000}));
+    pod.add(host, &conf).expect_result();
+    pod.container.exec("ip link set eth0 mtu 1300");
+    pod.check(host, &conf).expect_ok();
+    let other = limits(
+        "net",
+        &json!({"ingressRate": 400_000, "egressRate": 400_000,
+        "egressBurst": 800_000}),
+    );
+    pod.check(host, &other).expect_error(999, "its burst or latency is not what was promised");
+    pod.del(host, &conf).expect_ok();
 }

@@ -135,6 +135,13 @@ fn slow_rates_get_their_packets_through(host: &Host) {
     let ping = "ping -n -c 3 -i 0.4 -s 1472 -M do -w 10 10.1.0.2";
     let text = host.exec(ping);
     assert!(text.contains(" 0% packet loss"), "{text}");
+    pod.del(host, &conf).expect_ok();
+    // TCP sends packets by twos.
+    let conf = limits("net", &json!({"ingressRate": 256_000, "egressRate": 256_000}));
+    pod.add(host, &conf).expect_result();
+    for way in [Way::ToContainer, Way::FromContainer] {
+        expect_rate(&send(host, host, &pod.container, "10.1.0.2", way, 8), 256e3);
+    }
 }
 
 /// The container's link has no end on the host, so all of it is in the

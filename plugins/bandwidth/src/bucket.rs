@@ -7,6 +7,9 @@ use linux::Socket;
 use linux::netlink::Message;
 use linux::tc::{self, Hook, Tbf};
 
+use crate::conf::Limit;
+use crate::place::Place;
+
 /// The kernel's name for it.
 pub(crate) const KIND: &str = "tbf";
 
@@ -37,18 +40,21 @@ pub(crate) fn add(socket: &Socket, link: u32, bucket: &Tbf, what: &str) -> Resul
 ///
 /// # Errors
 /// Another program's is there; the kernel's.
-pub(crate) fn ensure(socket: &Socket, link: u32, bucket: &Tbf, what: &str) -> Result<()> {
+pub(crate) fn ensure(
+    socket: &Socket,
+    link: u32,
+    limit: &Limit,
+    place: &Place,
+    what: &str,
+) -> Result<()> {
     match tc::get(socket, link, Hook::Root).map_err(kernel)? {
-        Some(found) if found.tbf.is_some_and(|shown| bucket.is_shown_as(&shown)) => Ok(()),
-        Some(found) if found.kind == KIND => {
-            remove(socket, link)?;
-            add(socket, link, bucket, what)
+        Some(found) if found.tbf.is_some_and(|shown| limit.is_shown_as(&shown, place)) => {
+            return Ok(());
         }
-        _ => {
-            expect_none(socket, link, what)?;
-            add(socket, link, bucket, what)
-        }
+        Some(found) if found.kind == KIND => remove(socket, link)?,
+        _ => expect_none(socket, link, what)?,
     }
+    add(socket, link, &limit.bucket(place.mtu), what)
 }
 
 /// The request for it.
@@ -68,17 +74,23 @@ pub(crate) fn refused(e: linux::Error) -> Error {
 ///
 /// # Errors
 /// Names what is not so.
-pub(crate) fn verify(socket: &Socket, link: u32, bucket: &Tbf, what: &str) -> Result<()> {
+pub(crate) fn verify(
+    socket: &Socket,
+    link: u32,
+    limit: &Limit,
+    place: &Place,
+    what: &str,
+) -> Result<()> {
     let wrong = |text: String| Err(Error::internal(format!("check {what}: {text}")));
     let Some(found) = tc::get(socket, link, Hook::Root).map_err(kernel)? else {
         return wrong("the tbf qdisc that limits its rate is gone".to_owned());
     };
     match found.tbf {
         None => wrong(format!("its root qdisc is {}, not tbf", found.kind)),
-        Some(shown) if shown.rate != bucket.rate => {
-            wrong(format!("its rate is {} bytes/s, promised was {}", shown.rate, bucket.rate))
+        Some(shown) if shown.rate != limit.rate() => {
+            wrong(format!("its rate is {} bytes/s, promised was {}", shown.rate, limit.rate()))
         }
-        Some(shown) if !bucket.is_shown_as(&shown) => {
+        Some(shown) if !limit.is_shown_as(&shown, place) => {
             wrong("its burst or latency is not what was promised".to_owned())
         }
         Some(_) => Ok(()),

@@ -163,12 +163,12 @@ fn check(sandbox: &mut Sandbox, plan: &Plan) -> Result<()> {
     let what = place.describe(request.ifname.as_str());
     let (leaving, coming) = limits(plan, place.side);
     if let Some(limit) = leaving {
-        bucket::verify(socket, place.index, &limit.bucket(place.mtu), &what)?;
+        bucket::verify(socket, place.index, &limit, &place, &what)?;
     }
     if let Some(limit) = coming {
         let ifb = ifb::verify(socket, request, &place)?;
         redirect::verify(socket, &place, ifb.index, &what)?;
-        bucket::verify(socket, ifb.index, &limit.bucket(place.mtu), &ifb.name)?;
+        bucket::verify(socket, ifb.index, &limit, &place, &ifb.name)?;
     }
     Ok(())
 }
@@ -182,13 +182,12 @@ fn restore(sandbox: &mut Sandbox, plan: &Plan, promised: &Success) -> Result<()>
     let what = place.describe(request.ifname.as_str());
     let (leaving, coming) = limits(plan, place.side);
     if let Some(limit) = leaving {
-        bucket::ensure(socket, place.index, &limit.bucket(place.mtu), &what)?;
+        bucket::ensure(socket, place.index, &limit, &place, &what)?;
     }
     let Some(limit) = coming else { return Ok(()) };
-    let bucket = limit.bucket(place.mtu);
     let ifb = match ifb::find(socket, request, Container::There(Some(&place)))?.pop() {
         Some(ifb) => {
-            bucket::ensure(socket, ifb.index, &bucket, &ifb.name)?;
+            bucket::ensure(socket, ifb.index, &limit, &place, &ifb.name)?;
             ifb::dress(socket, request, &ifb)?;
             ifb
         }
@@ -196,7 +195,7 @@ fn restore(sandbox: &mut Sandbox, plan: &Plan, promised: &Success) -> Result<()>
             let name = &ifb::free_name(socket, request, &place)?;
             let mac = ifb::promised_mac(promised, name);
             let spec = IfbSpec { name, mac, mtu: Some(place.mtu), ..IfbSpec::default() };
-            ifb::create(socket, request, spec, &bucket)?
+            ifb::create(socket, request, spec, &limit.bucket(place.mtu))?
         }
     };
     redirect::ensure(socket, &place, ifb.index, &what)

@@ -54,11 +54,11 @@ fn the_runtimes_values_count_where_there_are_no_others() {
 }
 
 #[test]
-fn a_default_burst_is_a_tenth_of_a_second_and_two_packets() {
+fn a_default_burst_is_a_tenth_of_a_second_and_eight_packets() {
     let burst = |rate: u64, mtu: u32| one(&format!(",\"ingressRate\":{rate}")).burst(mtu);
     assert_eq!(burst(100_000_000, 1500), 1_250_000);
-    assert_eq!(burst(8, 1500), 2 * 1514);
-    assert_eq!(burst(8, 9000), 2 * 9014);
+    assert_eq!(burst(8, 1500), 8 * 1514);
+    assert_eq!(burst(8, 9000), 8 * 9014);
     assert_eq!(u64::from(burst(u64::MAX, 1500)), BURST_MAX);
     // 0 is what runtimes send for a burst that nobody gave.
     assert_eq!(one(r#","ingressRate":8000,"ingressBurst":0"#), one(r#","ingressRate":8000"#));
