@@ -2,9 +2,9 @@
 //! packets. sbr is behind that of a second interface, where it belongs.
 
 use serde_json::{Value, json};
-use testkit::{Case, Container, Host, Netns as _, cases};
+use testkit::{Case, Container, Host, Netns as _, PEER_FOLDER, cases};
 
-use crate::cnitool::cnitool_with;
+use crate::cnitool::{cnitool_env, cnitool_with};
 use crate::conf;
 
 pub(crate) fn list() -> Vec<Case> {
@@ -18,6 +18,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge, Shaping, Ifb, Ping, Iptables] works_as_one_by_iptables,
         [Bridge, Shaping, Ifb] gc_sweeps_the_whole_chain,
         [Bridge, Shaping, Ifb] a_failure_at_the_end_undoes_the_whole_chain,
+        [Bridge, Shaping, Ifb, Nft, Iptables, PeerPlugins] after_a_rollback_a_gc_sweeps_the_rest,
     } {
         list.push(case.ours_only());
     }
@@ -28,7 +29,8 @@ pub(crate) fn list() -> Vec<Case> {
 pub(crate) fn plugins(backend: Option<&str>) -> Vec<Value> {
     let mut list = vec![
         json!({"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
-            "ipMasq": true, "ipam": conf::leased(&["10.1.0.0/24", "2001:db8:1::/64"])}),
+            "ipMasq": true, "mtu": 1450,
+            "ipam": conf::leased(&["10.1.0.0/24", "2001:db8:1::/64"])}),
         json!({"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}),
         json!({"type": "firewall"}),
         json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}),
@@ -207,6 +209,34 @@ fn gc_sweeps_the_whole_chain(host: &Host) {
     two.recreate();
     add(host, &two, 18081);
     run(host, "check", &two, 18081);
+}
+
+/// Upstream's DEL knows nothing of nf_tables.
+fn after_a_rollback_a_gc_sweeps_the_rest(host: &Host) {
+    let list = plugins(Some("nftables"));
+    let one = host.container("one");
+    let capabilities = capabilities(18080);
+    let upstreams = [("CNI_PATH", PEER_FOLDER), ("CAP_ARGS", &capabilities)];
+    let roll_back_and_sweep = || {
+        write_chain(host, "1.0.0", &list);
+        add(host, &one, 18080);
+        let del = || cnitool_env(host, "del net /run/netns/one", &upstreams);
+        // It fails once for want of a chain that nobody made.
+        let (first, second) = (del(), del());
+        assert!(second.success(), "{first}\n{second}");
+        assert_eq!(one.links(), ["lo"]);
+        let rules = host.exec("nft list ruleset");
+        assert!(rules.contains("10.1.0."), "upstream swept it all: {rules}");
+        // Before 1.1.0 there is no such verb.
+        write_chain(host, "1.1.0", &list);
+        let gc = cnitool_with(host, "{}", "gc net --all");
+        assert!(gc.success(), "{gc}");
+    };
+    // iptables leaves its empty tables.
+    roll_back_and_sweep();
+    let before = host.snapshot();
+    roll_back_and_sweep();
+    host.expect_unchanged_but(&before, STAYS);
 }
 
 fn a_failure_at_the_end_undoes_the_whole_chain(host: &Host) {

@@ -245,11 +245,13 @@ fn delete(container: &Socket, link: &Link, request: &Request) -> Result<()> {
     }
 }
 
-/// The link's entry in the result.
-pub fn interface(request: &Request, link: &Link) -> Interface {
+/// The link's entry in the result. An MTU is reported where one was asked for: it
+/// is what CHECK compares, so that a plugin behind may promise another.
+pub fn interface(request: &Request, link: &Link, mtu: Option<u32>) -> Interface {
     Interface {
         name: request.ifname.as_str().to_owned(),
         mac: link.mac.filter(|mac| !mac.is_zero()).map(|mac| mac.to_string()).unwrap_or_default(),
+        mtu: mtu.map_or(0, i64::from),
         sandbox: request.sandbox(),
         ..Interface::default()
     }

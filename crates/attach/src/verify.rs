@@ -73,19 +73,30 @@ pub fn container_link(socket: &Socket, promised: &cni::Interface, kind: &str) ->
     Ok(link)
 }
 
-/// `link` is up and has the promised MTU, if one was, in bytes.
+/// `link` is up and has the promised MTU, if one was.
 ///
 /// # Errors
 /// Names what is not so.
-pub fn link_state(link: &Link, mtu: Option<u32>) -> Result<()> {
-    let name = &link.name;
-    match mtu {
-        _ if !link.is_up() => Err(Error::internal(format!("check {name}: the link is down"))),
-        Some(mtu) if mtu != link.mtu => Err(Error::internal(format!(
-            "check {name}: its mtu is {}, promised was {mtu}",
-            link.mtu
+pub fn link_state(link: &Link, promised: &cni::Interface) -> Result<()> {
+    match link.is_up() {
+        true => mtu(link, promised),
+        false => Err(Error::internal(format!("check {}: the link is down", link.name))),
+    }
+}
+
+/// `link` has the MTU that the result reports of it, if it does: by then another
+/// plugin of the chain may have changed what the configuration asked for.
+///
+/// # Errors
+/// Names both, in bytes.
+pub fn mtu(link: &Link, promised: &cni::Interface) -> Result<()> {
+    match promised.mtu {
+        0 => Ok(()),
+        mtu if mtu == i64::from(link.mtu) => Ok(()),
+        mtu => Err(Error::internal(format!(
+            "check {}: its mtu is {}, promised was {mtu}",
+            link.name, link.mtu
         ))),
-        _ => Ok(()),
     }
 }
 

@@ -28,7 +28,7 @@ use attach::backend::Netfilter;
 use attach::ipam;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{kernel, verify, veth};
+use attach::{contained, kernel, verify, veth};
 use cni::{Error, Interface, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::link::Link;
@@ -69,6 +69,7 @@ impl Plugin for Bridge {
         let bridge = switch::verify(sandbox.host(), &plan, &promised)?;
         gateway::verify(sandbox.host(), &plan, &bridge, &promised)?;
         let container = verify::container_link(sandbox.enter()?, &promised.interfaces[at], "veth")?;
+        verify::mtu(&container, &promised.interfaces[at])?;
         port::verify(sandbox.host(), &plan, &bridge, &container, &promised)?;
         filter::verify(netfilter.as_ref(), &plan, &sandbox, &container, &promised)?;
         if plan.container_up && !container.is_up() {
@@ -161,14 +162,11 @@ fn attach<'r>(
         let addresses = success.ips.iter().map(|ip| ip.address.ip());
         let _ = announce::send(sandbox.container()?, pair.container, pair.container_mac, addresses);
     }
+    let container = Link { mac: Some(pair.container_mac), ..Link::default() };
     success.interfaces = vec![
-        interface(&bridge.name, mac, ""),
-        interface(&pair.host_name, pair.host_mac.to_string(), ""),
-        interface(
-            sandbox.request.ifname.as_str(),
-            pair.container_mac.to_string(),
-            &sandbox.request.sandbox(),
-        ),
+        on_host(&bridge.name, mac),
+        on_host(&pair.host_name, pair.host_mac.to_string()),
+        contained::interface(sandbox.request, &container, plan.mtu),
     ];
     success.interfaces.extend(gateway.vlan_link);
     if let Some(dns) = &plan.dns {
@@ -262,8 +260,8 @@ fn target<'a>(socket: &'a Socket, index: u32, request: &'a Request, interface: i
     Target { socket, index, name: request.ifname.as_str(), interface }
 }
 
-fn interface(name: &str, mac: String, sandbox: &str) -> Interface {
-    Interface { name: name.to_owned(), mac, sandbox: sandbox.to_owned(), ..Interface::default() }
+fn on_host(name: &str, mac: String) -> Interface {
+    Interface { name: name.to_owned(), mac, ..Interface::default() }
 }
 
 /// A link's address as results write it.

@@ -135,12 +135,6 @@ pub(crate) fn verify(
     if let Some(mtu) = plan.mtu.filter(|mtu| *mtu != found.mtu) {
         return wrong(format!("its mtu is {}, promised was {mtu}", found.mtu));
     }
-    if let Some(mtu) = plan.mtu.filter(|mtu| *mtu != container.mtu) {
-        return Err(Error::internal(format!(
-            "check {}: its mtu is {}, promised was {mtu}",
-            container.name, container.mtu
-        )));
-    }
     verify_vlans(host, plan, &found)
 }
 

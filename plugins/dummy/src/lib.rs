@@ -84,7 +84,7 @@ impl Plugin for Dummy {
         plan.ipam.check(&sandbox)?;
         let at = verify::interface(request, &promised)?;
         let link = verify::container_link(sandbox.enter()?, &promised.interfaces[at], KIND)?;
-        verify::link_state(&link, None)?;
+        verify::link_state(&link, &promised.interfaces[at])?;
         let target = contained::target(sandbox.container()?, &link, request, at as i64);
         verify::addresses_and_routes(&target, &promised)?;
         match plan.disable_ipv6_when_unused {
@@ -124,7 +124,7 @@ fn attach<'r>(
         neighbours::disable_ipv6_if_unused(target.name, &success)?;
     }
     addresses::configure(&target, &success, Uniqueness::Known)?;
-    success.interfaces = vec![contained::interface(sandbox.request, &link)];
+    success.interfaces = vec![contained::interface(sandbox.request, &link, None)];
     if let (true, Some(dns)) = (success.dns.is_empty(), &plan.dns) {
         success.dns = dns.clone();
     }

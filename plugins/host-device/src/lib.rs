@@ -163,7 +163,7 @@ fn lend<'r>(
         announce_ipv4(target.socket, &link, &success);
     }
     let pci_id = pci_bus_id.unwrap_or_default();
-    success.interfaces = vec![Interface { pci_id, ..contained::interface(request, &link) }];
+    success.interfaces = vec![Interface { pci_id, ..contained::interface(request, &link, None) }];
     Ok(success)
 }
 

@@ -63,7 +63,7 @@ impl Plugin for Ipvlan {
         let link = verify::container_link(sandbox.enter()?, &promised.interfaces[at], KIND)?;
         let parent = promised_parent(&sandbox, &plan, &link)?;
         verify_mode(&link, plan.mode)?;
-        verify::link_state(&link, plan.mtu)?;
+        verify::link_state(&link, &promised.interfaces[at])?;
         let target = contained::target(sandbox.container()?, &link, request, at as i64);
         verify::addresses_and_routes(&target, &promised)?;
         if plan.disable_ipv6_when_unused {
@@ -126,7 +126,7 @@ fn attach<'r>(
         undo.push("leave the host shim", |sandbox| shim::leave(sandbox, KIND));
         shim::join(sandbox, plan, &parent, link.index, &success)?;
     }
-    success.interfaces = vec![contained::interface(sandbox.request, &link)];
+    success.interfaces = vec![contained::interface(sandbox.request, &link, plan.mtu)];
     if let Some(dns) = &plan.dns {
         success.dns = dns.clone();
     }

@@ -64,7 +64,7 @@ impl Plugin for Macvlan {
         let parent = parent::find(&sandbox, &plan.parent, plan.place)?;
         parent.verify(&sandbox, &link)?;
         verify_mode(&link, plan.mode)?;
-        verify::link_state(&link, plan.mtu)?;
+        verify::link_state(&link, &promised.interfaces[at])?;
         let target = contained::target(sandbox.container()?, &link, request, at as i64);
         verify::addresses_and_routes(&target, &promised)?;
         if plan.disable_ipv6_when_unused {
@@ -121,7 +121,7 @@ fn attach<'r>(
         undo.push("leave the host shim", |sandbox| shim::leave(sandbox, KIND));
         shim::join(sandbox, plan, &parent, link.index, &success)?;
     }
-    success.interfaces = vec![contained::interface(sandbox.request, &link)];
+    success.interfaces = vec![contained::interface(sandbox.request, &link, plan.mtu)];
     if let Some(dns) = &plan.dns {
         success.dns = dns.clone();
     }

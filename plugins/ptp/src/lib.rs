@@ -63,7 +63,7 @@ impl Plugin for Ptp {
         let at = verify::interface(request, &promised)?;
         Forwarding::needed(promised.ips.iter().map(|ip| ip.address.ip()))?.verify()?;
         let container = verify::container_link(sandbox.enter()?, &promised.interfaces[at], "veth")?;
-        verify::link_state(&container, plan.mtu)?;
+        verify::link_state(&container, &promised.interfaces[at])?;
         let end = veth::verify_host_end(sandbox.host(), &container, &promised)?;
         routes::verify_on_host(sandbox.host(), &promised, &end)?;
         let target = target(sandbox.container()?, container.index, request, at as i64);
@@ -149,7 +149,7 @@ fn attach<'r>(
     let container = link::Link { mac: Some(pair.container_mac), ..link::Link::default() };
     success.interfaces = vec![
         Interface { name: pair.host_name, mac: pair.host_mac.to_string(), ..Interface::default() },
-        contained::interface(sandbox.request, &container),
+        contained::interface(sandbox.request, &container, plan.mtu),
     ];
     if let Some(dns) = &plan.dns {
         success.dns = dns.clone();

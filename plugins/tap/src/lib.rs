@@ -59,7 +59,7 @@ impl Plugin for Tap {
         let at = verify::interface(request, &promised)?;
         let link = verify::container_link(sandbox.enter()?, &promised.interfaces[at], KIND)?;
         verify_device(&link, &plan)?;
-        verify::link_state(&link, plan.mtu)?;
+        verify::link_state(&link, &promised.interfaces[at])?;
         let container = sandbox.container()?;
         if let Some(bridge) = &plan.bridge {
             verify_port(container, &link, bridge)?;
@@ -103,7 +103,7 @@ fn attach<'r>(
         None => Success::default(),
     };
     contained::configure(&target(sandbox.container()?, &link, sandbox.request, 0), &success)?;
-    success.interfaces = vec![contained::interface(sandbox.request, &link)];
+    success.interfaces = vec![contained::interface(sandbox.request, &link, plan.mtu)];
     if let Some(dns) = &plan.dns {
         success.dns = dns.clone();
     }

@@ -54,7 +54,7 @@ impl Plugin for Vlan {
         let link = verify::container_link(sandbox.enter()?, &promised.interfaces[at], KIND)?;
         parent::find(&sandbox, &plan.parent, plan.place)?.verify(&sandbox, &link)?;
         verify_id(&link, plan.id)?;
-        verify::link_state(&link, plan.mtu)?;
+        verify::link_state(&link, &promised.interfaces[at])?;
         let target = contained::target(sandbox.container()?, &link, request, at as i64);
         verify::addresses_and_routes(&target, &promised)?;
         match plan.disable_ipv6_when_unused {
@@ -102,7 +102,7 @@ fn attach<'r>(
         neighbours::disable_ipv6_if_unused(target.name, &success)?;
     }
     contained::configure(&target, &success)?;
-    success.interfaces = vec![contained::interface(sandbox.request, &link)];
+    success.interfaces = vec![contained::interface(sandbox.request, &link, plan.mtu)];
     if let Some(dns) = &plan.dns {
         success.dns = dns.clone();
     }
