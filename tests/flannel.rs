@@ -3,12 +3,15 @@
 use serde_json::{Value, json};
 use testkit::{Case, Host, Netns as _, cases, with_previous_result};
 
+use crate::recorder::Recorder;
+
 pub(crate) fn list() -> Vec<Case> {
     let cases = cases! {
         [Bridge, Ping] two_containers_of_a_node_talk,
         [Bridge] the_state_is_what_the_reference_program_writes,
         [Bridge] check_asks_the_delegate,
         [Bridge] del_works_from_any_state,
+        [Bridge] del_reads_what_it_can_of_the_configuration,
         [Bridge] two_attachments_of_a_container_do_not_collide,
         [Bridge] a_failed_add_leaves_nothing,
         [Bridge] a_failed_del_keeps_the_state,
@@ -149,6 +152,41 @@ fn del_works_from_any_state(host: &Host) {
     host.plugin("flannel").del(&old, "eth0", &conf()).expect_ok();
     assert_eq!(old.link("eth0"), None);
     assert!(host.files(STATES).is_empty());
+}
+
+/// A key that cannot be read takes no other with it.
+fn del_reads_what_it_can_of_the_configuration(host: &Host) {
+    leased(host);
+    let conf = json!({"cniVersion": "1.1.0", "name": "cbr0", "type": "flannel",
+        "dataDir": "/run/fd", "ipam": {"dataDir": "/run/leases"}});
+    let mistakes = [
+        ("subnetFileWait", json!("5")),
+        ("subnetFile", json!(true)),
+        ("runtimeConfig", json!("x")),
+        ("delegate", json!(5)),
+        ("ipam", json!([])),
+    ];
+    for (at, (key, value)) in mistakes.into_iter().enumerate() {
+        let container = host.container(&format!("c{at}"));
+        host.plugin("flannel").add(&container, "eth0", &conf).expect_result();
+        assert_eq!(host.files("/run/fd").len(), 2);
+        let mut edited = conf.clone();
+        edited[key] = value;
+        host.plugin("flannel").add(&container, "eth1", &edited).expect_error(7, key);
+        host.plugin("flannel").del(&container, "eth0", &edited).expect_ok();
+        assert_eq!(container.link("eth0"), None, "{key}");
+        assert!(host.files("/run/fd").is_empty(), "{key}: {:?}", host.files("/run/fd"));
+        let leases = host.files("/run/leases/cbr0");
+        assert!(!leases.iter().any(|name| name.contains("10.1.17.")), "{key}: {leases:?}");
+    }
+    // Without state, `delegate` says whom to ask.
+    let one = host.container("one");
+    let delegate = Recorder::new(host, "recorder", "");
+    let edited = json!({"cniVersion": "1.1.0", "name": "cbr0", "type": "flannel",
+        "subnetFileWait": "5", "delegate": {"type": "recorder"}});
+    let plugin = host.plugin("flannel").cni_path(&delegate.path());
+    plugin.del(&one, "eth0", &edited).expect_ok();
+    assert_eq!(delegate.verbs(), ["DEL"]);
 }
 
 fn two_attachments_of_a_container_do_not_collide(host: &Host) {

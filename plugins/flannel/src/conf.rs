@@ -1,7 +1,8 @@
 //! What the user wrote.
 
-use cni::{Error, Network, Result};
+use cni::{Error, Network, Result, config as decode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -71,9 +72,19 @@ impl Conf {
     }
 
     /// For DEL, which a bad edit of the configuration must not block: what
-    /// cannot be read takes its default.
+    /// cannot be read takes its default. Each key is read by itself, so that
+    /// a mistake in one does not hide where the others say the state is.
     pub(crate) fn for_teardown(network: &Network) -> Conf {
-        let mut conf = Conf::from(network.conf::<Written>().unwrap_or_default());
+        let document = network.document();
+        let mut conf = Conf::from(Written {
+            subnet_file: readable(document, "subnetFile"),
+            data_dir: readable(document, "dataDir"),
+            // Nobody waits in a teardown.
+            subnet_file_wait: 0,
+            delegate: readable(document, "delegate"),
+            ipam: readable(document, "ipam"),
+            runtime_config: readable(document, "runtimeConfig"),
+        });
         conf.delegate.retain(|key, value| match key.as_str() {
             "name" | "ipam" => false,
             "type" => value.is_string(),
@@ -81,6 +92,11 @@ impl Conf {
         });
         conf
     }
+}
+
+/// The value of a key, or its default where it is missing or of a wrong type.
+fn readable<T: DeserializeOwned + Default>(document: &Value, key: &str) -> T {
+    decode::get(document, key).and_then(|value| decode::decode(value).ok()).unwrap_or_default()
 }
 
 impl From<Written> for Conf {
