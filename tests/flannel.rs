@@ -12,6 +12,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] check_asks_the_delegate,
         [Bridge] del_works_from_any_state,
         [Bridge] del_reads_what_it_can_of_the_configuration,
+        [Bridge] del_without_state_needs_no_routes_and_no_type,
         [Bridge] two_attachments_of_a_container_do_not_collide,
         [Bridge] a_failed_add_leaves_nothing,
         [Bridge] a_failed_del_keeps_the_state,
@@ -187,6 +188,27 @@ fn del_reads_what_it_can_of_the_configuration(host: &Host) {
     let plugin = host.plugin("flannel").cni_path(&delegate.path());
     plugin.del(&one, "eth0", &edited).expect_ok();
     assert_eq!(delegate.verbs(), ["DEL"]);
+}
+
+fn del_without_state_needs_no_routes_and_no_type(host: &Host) {
+    leased(host);
+    for (at, (key, value)) in
+        [("routes", json!("bad")), ("routes", json!([{"dst": "x"}])), ("type", json!(5))]
+            .into_iter()
+            .enumerate()
+    {
+        let container = host.container(&format!("c{at}"));
+        host.plugin("flannel").add(&container, "eth0", &conf()).expect_result();
+        for name in host.files(STATES) {
+            std::fs::remove_file(format!("{STATES}/{name}")).expect("there");
+        }
+        let mut edited = conf();
+        edited["ipam"] = json!({key: value});
+        host.plugin("flannel").del(&container, "eth0", &edited).expect_ok();
+        assert_eq!(container.link("eth0"), None, "{edited}");
+        let leases = host.files("/var/lib/cni/networks/cbr0");
+        assert!(!leases.iter().any(|name| name.contains("10.1.17.")), "{edited}: {leases:?}");
+    }
 }
 
 fn two_attachments_of_a_container_do_not_collide(host: &Host) {

@@ -1,6 +1,6 @@
 //! What the user wrote.
 
-use cni::{Error, Network, Result, config as decode};
+use cni::{Error, Network, Result, Route, config as decode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -88,6 +88,12 @@ impl Conf {
         conf.delegate.retain(|key, value| match key.as_str() {
             "name" | "ipam" => false,
             "type" => value.is_string(),
+            _ => true,
+        });
+        conf.ipam.retain(|key, value| match key.as_str() {
+            "type" => value.is_string(),
+            // No teardown needs them.
+            "routes" => decode::decode::<Vec<Route>>(value).is_ok(),
             _ => true,
         });
         conf
