@@ -13,6 +13,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] del_works_from_any_state,
         [Bridge] del_reads_what_it_can_of_the_configuration,
         [Bridge] del_without_state_needs_no_routes_and_no_type,
+        [] the_delegate_hears_the_previous_result_with_state_and_without,
         [Bridge] two_attachments_of_a_container_do_not_collide,
         [Bridge] a_failed_add_leaves_nothing,
         [Bridge] a_failed_del_keeps_the_state,
@@ -209,6 +210,39 @@ fn del_without_state_needs_no_routes_and_no_type(host: &Host) {
         let leases = host.files("/var/lib/cni/networks/cbr0");
         assert!(!leases.iter().any(|name| name.contains("10.1.17.")), "{edited}: {leases:?}");
     }
+}
+
+fn the_delegate_hears_the_previous_result_with_state_and_without(host: &Host) {
+    leased(host);
+    let one = host.container("one");
+    let stdin = host.scratch().join("stdin");
+    let result = json!({"cniVersion": "1.1.0", "ips": [{"address": "10.1.17.2/24"}]});
+    let script = format!("cat >{}\n[ $CNI_COMMAND != ADD ] || echo '{result}'", stdin.display());
+    let delegate = Recorder::new(host, "recorder", &script);
+    let heard = || -> Value {
+        let text = std::fs::read(&stdin).expect("it was called");
+        serde_json::from_slice(&text).expect("a configuration")
+    };
+    let mut conf = conf();
+    conf["delegate"] = json!({"type": "recorder"});
+    let plugin = host.plugin("flannel").cni_path(&delegate.path());
+    let asked = with_previous_result(&conf, &result);
+    for has_state in [true, false] {
+        plugin.add(&one, "eth0", &conf).expect_result();
+        if !has_state {
+            for name in host.files(STATES) {
+                std::fs::remove_file(format!("{STATES}/{name}")).expect("there");
+            }
+        }
+        plugin.del(&one, "eth0", &asked).expect_ok();
+        assert_eq!(heard()["prevResult"], asked["prevResult"], "state: {has_state}");
+        // One that cannot be read is of no use to the delegate either.
+        let mut damaged = conf.clone();
+        damaged["prevResult"] = json!({"cniVersion": "1.1.0", "ips": "none"});
+        plugin.del(&one, "eth0", &damaged).expect_ok();
+        assert_eq!(heard().get("prevResult"), None, "state: {has_state}");
+    }
+    assert_eq!(delegate.verbs(), ["ADD", "DEL", "DEL", "ADD", "DEL", "DEL"]);
 }
 
 fn two_attachments_of_a_container_do_not_collide(host: &Host) {

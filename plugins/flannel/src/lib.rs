@@ -75,15 +75,21 @@ impl Plugin for Flannel {
             None => None,
         };
         let lost = known.is_none();
+        let previous = request.prev_result().ok().flatten();
         let config = match known {
-            Some(config) => config.with_prev_result(&request.network),
+            Some(config) => config,
             // Lost or damaged, or there never was an ADD: what can be said
             // without it is enough to tear down.
             None => {
                 let lease = Lease::load(&conf.subnet_file).ok();
-                let previous = request.prev_result().ok().flatten();
                 delegate::config(&request.network, &conf, lease.as_ref(), previous.as_ref())?
             }
+        };
+        // A damaged one would keep a delegate that reads it from succeeding,
+        // ever.
+        let config = match previous {
+            Some(_) => config.with_prev_result(&request.network),
+            None => config,
         };
         let delegated = request.with_config(config.bytes())?;
         match Delegate::find(&delegated.network, config.kind()) {
