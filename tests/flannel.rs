@@ -20,6 +20,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] gc_forgets_what_is_not_valid,
         [Bridge] status_waits_for_flanneld,
         [Bridge] add_waits_as_long_as_it_was_told,
+        [Bridge] a_lease_with_the_line_ends_of_another_system_is_one,
         [Bridge] what_the_user_says_of_the_delegate_wins,
         [] what_flannel_sets_cannot_be_set,
     };
@@ -310,6 +311,10 @@ fn status_waits_for_flanneld(host: &Host) {
     host.plugin("flannel").status(&conf()).expect_error(50, "flanneld");
     host.write("/run/flannel/subnet.env", "FLANNEL_NETWORK=10.1.0.0/16\n");
     host.plugin("flannel").status(&conf()).expect_error(50, "FLANNEL_MTU");
+    for damage in ["tr", "", "\"true\"", "$(true)"] {
+        host.write("/run/flannel/subnet.env", format!("{LEASE}FLANNEL_IPMASQ={damage}"));
+        host.plugin("flannel").status(&conf()).expect_error(50, "neither true nor false");
+    }
     leased(host);
     host.plugin("flannel").status(&conf()).expect_ok();
 }
@@ -328,6 +333,23 @@ fn add_waits_as_long_as_it_was_told(host: &Host) {
         add.join().expect("it found the lease");
     });
     host.plugin("flannel").del(&one, "eth0", &patient).expect_ok();
+    // It is not there before it is whole.
+    let half = LEASE.strip_suffix("ue\n").expect("it ends so");
+    host.write("/run/flannel/subnet.env", half);
+    host.plugin("flannel").add(&one, "eth0", &conf()).expect_error(999, "FLANNEL_IPMASQ: \"tr\"");
+    patient["subnetFileWait"] = json!(1);
+    host.plugin("flannel").add(&one, "eth0", &patient).expect_error(11, "FLANNEL_IPMASQ: \"tr\"");
+}
+
+fn a_lease_with_the_line_ends_of_another_system_is_one(host: &Host) {
+    host.write("/run/flannel/subnet.env", LEASE.replace('\n', "\r\n"));
+    let one = host.container("one");
+    host.plugin("flannel").add(&one, "eth0", &conf()).expect_result();
+    let path = format!("{STATES}/{}", one.id());
+    let state: Value = serde_json::from_slice(&std::fs::read(path).expect("there")).expect("JSON");
+    assert_eq!(state["ipMasq"], false);
+    assert_eq!(one.link("eth0").expect("it is there")["mtu"], 1450);
+    host.plugin("flannel").del(&one, "eth0", &conf()).expect_ok();
 }
 
 fn what_the_user_says_of_the_delegate_wins(host: &Host) {

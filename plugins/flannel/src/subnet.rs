@@ -97,7 +97,7 @@ impl Lease {
                             .map_err(|_| at(format!("{value:?} is not a number of bytes")))?,
                     );
                 }
-                "FLANNEL_IPMASQ" => ip_masq = Some(value == "true"),
+                "FLANNEL_IPMASQ" => ip_masq = Some(flag(value).map_err(at)?),
                 _ => {}
             }
         }
@@ -128,6 +128,12 @@ impl Lease {
 struct Family {
     networks: Option<Vec<IpNetwork>>,
     subnet: Option<IpNetwork>,
+}
+
+/// As flanneld writes it (Go's `%v`). All else is half-written or damaged, and
+/// taking it for false would switch masquerading on.
+fn flag(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
 /// A subnet; the host's own address in it does not matter.
@@ -171,9 +177,11 @@ mod tests {
         assert_eq!(text(&lease.networks), "10.1.0.0/16 10.2.0.0/16 fc00::/48");
         assert_eq!(text(&lease.subnets), "10.1.17.0/24 fc00::/64");
         assert_eq!((lease.mtu, lease.ip_masq), (1450, true));
-        let last_wins = format!("{DUAL}FLANNEL_MTU=1400\nFLANNEL_IPMASQ=True\n");
+        let last_wins = format!("{DUAL}FLANNEL_MTU=1400\nFLANNEL_IPMASQ=false\n");
         let lease = Lease::parse(&last_wins).expect("valid");
         assert_eq!((lease.mtu, lease.ip_masq), (1400, false));
+        // as an editor on another system writes it
+        assert_eq!(Lease::parse(&DUAL.replace('\n', "\r\n")), Lease::parse(DUAL));
     }
 
     #[test]
@@ -190,6 +198,12 @@ mod tests {
             ("FLANNEL_SUBNET= 10.1.0.0/24", "FLANNEL_SUBNET"),
             ("FLANNEL_SUBNET=fc00::/64", "FLANNEL_SUBNET: fc00::/64 is of the other family"),
             ("FLANNEL_NETWORK=10.0.0.0/8,", "FLANNEL_NETWORK"),
+            ("FLANNEL_IPMASQ=tr", "FLANNEL_IPMASQ: \"tr\" is neither true nor false"),
+            ("FLANNEL_IPMASQ=", "FLANNEL_IPMASQ: \"\""),
+            ("FLANNEL_IPMASQ=True", "FLANNEL_IPMASQ: \"True\""),
+            ("FLANNEL_IPMASQ=\"true\"", "FLANNEL_IPMASQ"),
+            ("FLANNEL_IPMASQ=$(id)", "FLANNEL_IPMASQ"),
+            ("FLANNEL_IPMASQ=false ", "FLANNEL_IPMASQ"),
         ] {
             let error = Lease::parse(&format!("{DUAL}{line}\n")).expect_err(line);
             assert!(error.contains(culprit), "{line}: {error}");
@@ -200,9 +214,14 @@ mod tests {
 
     #[test]
     fn every_cut_is_an_error_or_the_whole() {
-        for end in 0..DUAL.len() {
-            // Must not panic; most cuts miss something.
-            let _ = Lease::parse(&DUAL[..end]);
+        let whole = Lease::parse(DUAL).expect("valid");
+        // flanneld writes FLANNEL_IPMASQ last.
+        let needed = DUAL.find("=true").expect("it is there") + "=true".len();
+        for end in 0..=DUAL.len() {
+            match Lease::parse(&DUAL[..end]) {
+                Ok(lease) => assert!(end >= needed && lease == whole, "{:?}", &DUAL[..end]),
+                Err(error) => assert!(end < needed, "{:?}: {error}", &DUAL[..end]),
+            }
         }
     }
 
