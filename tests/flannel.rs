@@ -1,7 +1,7 @@
 //! flannel: flanneld's lease becomes a bridge network, through a delegate.
 
 use serde_json::{Value, json};
-use testkit::{Case, Host, Netns as _, cases, with_previous_result};
+use testkit::{Case, Host, Netns as _, PEER_FOLDER, cases, plugins_folder, with_previous_result};
 
 use crate::recorder::Recorder;
 
@@ -16,6 +16,8 @@ pub(crate) fn list() -> Vec<Case> {
         [] the_delegate_hears_the_previous_result_with_state_and_without,
         [Bridge] two_attachments_of_a_container_do_not_collide,
         [Bridge] a_failed_add_leaves_nothing,
+        [Bridge, PeerPlugins] a_repeated_add_takes_nothing_from_the_reference_programs_pod,
+        [Bridge] a_failed_second_attachment_leaves_nothing,
         [Bridge] a_failed_del_keeps_the_state,
         [Bridge] gc_forgets_what_is_not_valid,
         [Bridge] status_waits_for_flanneld,
@@ -271,6 +273,47 @@ fn a_failed_add_leaves_nothing(host: &Host) {
     let missing = json!({"cniVersion": "1.1.0", "name": "cbr0", "type": "flannel", "delegate": {"type": "nope"}});
     host.plugin("flannel").add(&one, "eth0", &missing).expect_error(999, "nope");
     assert!(host.files(STATES).is_empty());
+}
+
+/// A pod that upstream made, and the runtime's second ADD for it.
+fn a_repeated_add_takes_nothing_from_the_reference_programs_pod(host: &Host) {
+    let theirs = Recorder::new(host, "foreign", &format!("exec {PEER_FOLDER}/bridge"));
+    for (name, delegate, path) in [
+        ("theirs", json!({"type": "foreign", "isGateway": true}), theirs.path()),
+        ("ours", json!({}), plugins_folder().display().to_string()),
+    ] {
+        leased(host);
+        let one = host.container(name);
+        let mut conf = json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "flannel"});
+        conf["delegate"] = delegate;
+        let plugin = host.plugin("flannel").cni_path(&path);
+        plugin.add(&one, "eth0", &conf).expect_result();
+        std::fs::remove_file(format!("{STATES}/{}@cbr0@eth0", one.id())).expect("there");
+        let (state, inside) = (host.files(STATES), one.network_snapshot());
+        assert_eq!(state.len(), 1);
+        plugin.add(&one, "eth0", &conf).expect_error(999, "eth0");
+        one.network_snapshot().expect_same(&inside);
+        assert_eq!(host.files(STATES), state);
+        plugin.del(&one, "eth0", &conf).expect_ok();
+        assert_eq!(one.link("eth0"), None);
+        assert!(host.files(STATES).is_empty());
+    }
+}
+
+/// The file of the container is the first attachment's then.
+fn a_failed_second_attachment_leaves_nothing(host: &Host) {
+    leased(host);
+    let one = host.container("one");
+    host.plugin("flannel").add(&one, "eth0", &conf()).expect_result();
+    let state = host.files(STATES);
+    let foreign = Recorder::new(host, "foreign", "[ $CNI_COMMAND != ADD ]");
+    let mut conf = conf();
+    conf["delegate"] = json!({"type": "foreign"});
+    let plugin = host.plugin("flannel").cni_path(&foreign.path());
+    plugin.add(&one, "eth1", &conf).expect_error(999, "foreign");
+    assert_eq!(foreign.verbs(), ["ADD", "DEL"]);
+    assert_eq!(host.files(STATES), state);
+    assert!(one.link("eth0").is_some());
 }
 
 fn a_failed_del_keeps_the_state(host: &Host) {

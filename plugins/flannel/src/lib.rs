@@ -19,7 +19,7 @@ use attach::undo;
 use cni::delegate::Delegate;
 use cni::{Code, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::Conf;
-use state::States;
+use state::{Known, States};
 use subnet::Lease;
 
 /// The plugin.
@@ -41,20 +41,25 @@ impl Plugin for Flannel {
         let delegated = request.with_config(config.bytes())?;
         let to = Delegate::find(&delegated.network, config.kind())?;
         let states = States::create(&conf.data_dir)?;
-        let known = states.knows(request)?;
+        let known = states.known(request)?;
         undo::scope(&mut (), |(), undo| {
             states.write(request, &config.bytes())?;
-            if !known {
-                undo.push("forget the delegate's configuration", |()| states.remove(request));
+            // What the attachment had before is not to be taken away.
+            let forget = "forget the delegate's configuration";
+            match known {
+                Known::Nothing => undo.push(forget, |()| states.remove(request)),
+                Known::Theirs => undo.push(forget, |()| states.remove_ours(request)),
+                Known::Ours => {}
             }
-            to.add(&delegated).map_err(|error| match known || !to.may_have_left_something() {
-                // One of ours has undone itself; and what the attachment held
-                // before is not to be taken away.
-                true => error,
-                false => match to.del(&delegated) {
+            to.add(&delegated).map_err(|error| {
+                // One of ours has undone itself.
+                if known != Known::Nothing || !to.may_have_left_something() {
+                    return error;
+                }
+                match to.del(&delegated) {
                     Ok(()) => error,
                     Err(failed) => error.with_details(format!("undo: {failed}")),
-                },
+                }
             })
         })
     }

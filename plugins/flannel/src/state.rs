@@ -20,6 +20,15 @@ const FILE_MODE: u32 = 0o600;
 /// have.
 const STATE_LIMIT: usize = 16 << 20;
 
+/// Who remembers an attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    Nothing,
+    /// The reference program alone: it made the attachment.
+    Theirs,
+    Ours,
+}
+
 /// The directory of states.
 pub(crate) struct States {
     dir: Dir,
@@ -52,9 +61,20 @@ impl States {
         }
     }
 
-    /// Does the attachment have a state of ours?
-    pub(crate) fn knows(&self, request: &Request) -> Result<bool> {
-        Ok(self.dir.kind(own_name(request)).map_err(failed)?.is_some())
+    /// What is remembered of the attachment before an ADD.
+    pub(crate) fn known(&self, request: &Request) -> Result<Known> {
+        if self.dir.kind(own_name(request)).map_err(failed)?.is_some() {
+            return Ok(Known::Ours);
+        }
+        let shared = self.load(request.container_id.as_str())?;
+        let network = request.network.name();
+        match shared.is_some_and(|config| config.network() == Some(network.as_str()))
+            // Else it is the copy of that one.
+            && !self.has_any(&format!("{}@{network}@", request.container_id))?
+        {
+            true => Ok(Known::Theirs),
+            false => Ok(Known::Nothing),
+        }
     }
 
     /// Remembers `config`; it appears whole or not at all.
@@ -91,27 +111,42 @@ impl States {
         self.forget(request.network.name(), &request.attachment())
     }
 
+    /// Takes back what [`States::write`] added to what the reference program
+    /// remembers, which stays.
+    pub(crate) fn remove_ours(&self, request: &Request) -> Result<()> {
+        self.remove_file(&own_name(request))
+    }
+
     fn forget(&self, network: &NetworkName, attachment: &AttachmentId) -> Result<()> {
-        let own = file_name(network, attachment);
-        match self.dir.remove(&own) {
-            // A directory is none of ours, and stays.
-            Err(e) if !e.is_not_plain() => return Err(failed(e)),
-            _ => {}
-        }
+        self.remove_file(&file_name(network, attachment))?;
         // The copy stays while another attachment of the container is here.
         let shared = attachment.container_id.as_str();
-        let prefix = format!("{shared}@");
-        let mut others = false;
-        self.dir
-            .each(|name, _| {
-                others |= name.as_encoded_bytes().starts_with(prefix.as_bytes());
-                Ok::<_, store::Error>(())
-            })
-            .map_err(failed)?;
-        match others || self.dir.kind(shared).map_err(failed)? != Some(Kind::Plain) {
+        match self.has_any(&format!("{shared}@"))?
+            || self.dir.kind(shared).map_err(failed)? != Some(Kind::Plain)
+        {
             true => Ok(()),
             false => self.dir.remove(shared).map(drop).map_err(failed),
         }
+    }
+
+    fn remove_file(&self, name: &str) -> Result<()> {
+        match self.dir.remove(name) {
+            // A directory is none of ours, and stays.
+            Err(e) if !e.is_not_plain() => Err(failed(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Is there a state whose name begins so?
+    fn has_any(&self, prefix: &str) -> Result<bool> {
+        let mut found = false;
+        self.dir
+            .each(|name, _| {
+                found |= name.as_encoded_bytes().starts_with(prefix.as_bytes());
+                Ok::<_, store::Error>(())
+            })
+            .map_err(failed)?;
+        Ok(found)
     }
 
     /// Forgets the attachments of `network` that are not in `valid`; and what
