@@ -21,6 +21,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] a_failed_del_keeps_the_state,
         [Bridge] gc_forgets_what_is_not_valid,
         [Bridge] status_waits_for_flanneld,
+        [Bridge] a_pipe_in_place_of_the_lease_is_not_waited_for,
         [Bridge] add_waits_as_long_as_it_was_told,
         [Bridge] a_lease_with_the_line_ends_of_another_system_is_one,
         [Bridge] what_the_user_says_of_the_delegate_wins,
@@ -360,6 +361,22 @@ fn status_waits_for_flanneld(host: &Host) {
     }
     leased(host);
     host.plugin("flannel").status(&conf()).expect_ok();
+}
+
+fn a_pipe_in_place_of_the_lease_is_not_waited_for(host: &Host) {
+    leased(host);
+    let one = host.container("one");
+    host.plugin("flannel").add(&one, "eth0", &conf()).expect_result();
+    host.exec(["rm", "/run/flannel/subnet.env"]);
+    host.exec(["mkfifo", "/run/flannel/subnet.env"]);
+    host.plugin("flannel").status(&conf()).expect_error(50, "it is a pipe");
+    host.plugin("flannel").add(&one, "eth1", &conf()).expect_error(999, "it is a pipe");
+    // The lease is asked where there is no state.
+    for name in host.files(STATES) {
+        std::fs::remove_file(format!("{STATES}/{name}")).expect("there");
+    }
+    host.plugin("flannel").del(&one, "eth0", &conf()).expect_ok();
+    assert_eq!(one.link("eth0"), None);
 }
 
 fn add_waits_as_long_as_it_was_told(host: &Host) {

@@ -68,7 +68,11 @@ fn a_list_that_cannot_be_read_allows_nothing(host: &Host) {
         pod.snapshot().expect_same(&inside);
     }
     host.exec(["rm", LIST]);
+    // Nobody writes to it: it must not be waited for.
+    host.exec(["mkfifo", LIST]);
+    pod.add(sysctl("net.ipv4.tcp_sack")).expect_error(5, "it is a pipe");
+    host.exec(["rm", LIST]);
     host.exec(["mkdir", LIST]);
-    pod.add(sysctl("net.ipv4.tcp_sack")).expect_error(5, "it is not a file");
+    pod.add(sysctl("net.ipv4.tcp_sack")).expect_error(5, "it is a directory");
     pod.snapshot().expect_same(&inside);
 }

@@ -96,6 +96,11 @@ impl Error {
         &self.0.path
     }
 
+    /// What went wrong, for a caller that says operation and path itself.
+    pub fn cause(&self) -> String {
+        self.0.cause.to_string()
+    }
+
     fn is(&self, known: &[Errno]) -> bool {
         matches!(self.0.cause, Cause::Errno(errno) if known.contains(&errno))
     }
@@ -140,24 +145,29 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.0;
-        write!(f, "{} {}: ", inner.operation, inner.path.display())?;
-        match &inner.cause {
+        write!(f, "{} {}: {}", inner.operation, inner.path.display(), inner.cause)?;
+        match &inner.hint {
+            Some(hint) => write!(f, ": {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Cause::Errno(errno) => {
                 let text = errno.desc();
                 let mut letters = text.chars();
                 match (letters.next(), letters.clone().next()) {
                     (Some(first), Some(second)) if second.is_lowercase() => {
-                        write!(f, "{}{}", first.to_ascii_lowercase(), letters.as_str())?;
+                        write!(f, "{}{}", first.to_ascii_lowercase(), letters.as_str())
                     }
-                    _ => f.write_str(text)?,
+                    _ => f.write_str(text),
                 }
             }
-            Cause::Text(text) | Cause::NotPlain(text) => f.write_str(text)?,
-            Cause::TimedOut(text) => f.write_str(text)?,
-        }
-        match &inner.hint {
-            Some(hint) => write!(f, ": {hint}"),
-            None => Ok(()),
+            Cause::Text(text) | Cause::NotPlain(text) => f.write_str(text),
+            Cause::TimedOut(text) => f.write_str(text),
         }
     }
 }
@@ -178,6 +188,7 @@ mod tests {
     fn reads_as_one_line_and_is_matched_by_category() {
         let full = Error::errno("create", Path::new("/d/f"), Errno::ENOSPC).hint("free some space");
         assert_eq!(full.to_string(), "create /d/f: no space left on device: free some space");
+        assert_eq!(full.cause(), "no space left on device");
         assert!(full.is_full() && !full.is_permission() && !full.is_timed_out());
         assert_eq!(
             Error::errno("read", Path::new("/d/f"), Errno::EIO).to_string(),

@@ -1,12 +1,13 @@
 //! Plain files: read whole, and changed in place.
 
 use crate::{Error, Result};
+use nix::fcntl::OFlag;
 use nix::sys::stat::{SFlag, fstat};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 /// What a plain file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,23 @@ pub struct Plain {
     pub content: Vec<u8>,
     /// When it was last written, in nanoseconds since 1970 by the wall clock.
     pub modified: u64,
+}
+
+/// Reads a plain file that is somebody else's, of up to `limit` bytes: by its
+/// path, in which symbolic links are followed as they are in any program.
+/// A pipe or a device in its place is refused at once, not waited for.
+///
+/// # Errors
+/// [`Error::is_not_found`], [`Error::is_not_plain`], or it is longer.
+pub fn read_foreign(path: &Path, limit: usize) -> Result<Vec<u8>> {
+    // Opening a pipe to read waits for a writer otherwise.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)
+        .map_err(|e| Error::io("open", path, &e))?;
+    DataFile::new(file.into(), path.to_owned())?.read(limit)
 }
 
 /// An open plain file, for reading and for changing in place.
@@ -148,4 +166,36 @@ impl DataFile {
 pub(crate) fn nanoseconds(seconds: impl TryInto<u64>, nanoseconds: impl TryInto<u64>) -> u64 {
     let seconds = seconds.try_into().unwrap_or(0);
     seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds.try_into().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dir::tests::Temporary;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn only_a_plain_file_is_read_and_nothing_is_waited_for() {
+        let folder = Temporary::new();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("file"), "text").expect("written");
+        symlink(at("file"), at("link")).expect("made");
+        for name in ["file", "link"] {
+            assert_eq!(read_foreign(&at(name), 4).expect("plain"), b"text");
+        }
+        let error = read_foreign(&at("file"), 3).expect_err("too long");
+        assert!(error.to_string().ends_with("it is longer than 3 bytes"), "{error}");
+        mkfifo(&at("pipe"), Mode::S_IRWXU).expect("made");
+        for (path, what) in [
+            (at("pipe"), "it is a pipe"),
+            (at("."), "it is a directory"),
+            ("/dev/zero".into(), "it is a device"),
+        ] {
+            let error = read_foreign(&path, 9).expect_err(what);
+            assert!(error.is_not_plain() && error.to_string().ends_with(what), "{error}");
+        }
+        assert!(read_foreign(&at("missing"), 9).expect_err("missing").is_not_found());
+    }
 }

@@ -8,6 +8,7 @@
 //!
 //! - [`Dir`]: open, create (`mkdir -p`), list; create, replace, remove files
 //! - [`DataFile`]: a plain file read and changed in place
+//! - [`read_foreign`]: a plain file that somebody else keeps, by its path
 //! - [`Lock`]: flock(2) with a bounded, fair wait
 //! - [`boot_id`], [`booted`], [`now`]: which boot this is and since when, and the
 //!   wall clock
@@ -25,6 +26,6 @@ mod present;
 
 pub use dir::{Dir, Kind};
 pub use error::{Error, Result};
-pub use file::{DataFile, Plain};
+pub use file::{DataFile, Plain, read_foreign};
 pub use lock::Lock;
 pub use present::{boot_id, booted, now};

@@ -4,13 +4,11 @@
 
 use cni::{Code, Error, Result, cidr};
 use ipnetwork::IpNetwork;
-use std::fs;
-use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The largest file that is read, in bytes; flanneld's has some hundred.
-const FILE_LIMIT: u64 = 64 << 10;
+const FILE_LIMIT: usize = 64 << 10;
 
 /// How often the file is looked for while waiting.
 const POLL: Duration = Duration::from_millis(100);
@@ -64,18 +62,10 @@ impl Lease {
                 file.display()
             ))
         };
-        let mut bytes = Vec::new();
-        let opened = fs::File::open(file).and_then(|open| match open.metadata()?.is_file() {
-            true => open.take(FILE_LIMIT + 1).read_to_end(&mut bytes),
-            false => Err(std::io::Error::other("it is not a file")),
-        });
-        opened.map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => failed("it is not there (yet)".into()),
-            _ => failed(e.to_string()),
+        let bytes = store::read_foreign(file, FILE_LIMIT).map_err(|e| match e.is_not_found() {
+            true => failed("it is not there (yet)".into()),
+            false => failed(e.cause()),
         })?;
-        if bytes.len() as u64 > FILE_LIMIT {
-            return Err(failed(format!("it is larger than {FILE_LIMIT} bytes")));
-        }
         Lease::parse(&String::from_utf8_lossy(&bytes)).map_err(failed)
     }
 

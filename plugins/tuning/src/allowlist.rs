@@ -5,15 +5,13 @@
 use crate::pattern::Pattern;
 use crate::sysctl::Sysctl;
 use cni::{Code, Error, Result};
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
 /// Upstream's path.
 pub(crate) const PATH: &str = "/etc/cni/tuning/allowlist.conf";
 
 /// The largest file that is read, in bytes.
-const FILE_MAX: u64 = 1 << 20;
+const FILE_MAX: usize = 1 << 20;
 
 /// May all of `sysctls` be set?
 ///
@@ -24,7 +22,7 @@ pub(crate) fn verify(sysctls: &[Sysctl]) -> Result<()> {
     if sysctls.is_empty() {
         return Ok(());
     }
-    let Some(text) = read(Path::new(PATH)).map_err(failed)? else { return Ok(()) };
+    let Some(text) = read(Path::new(PATH))? else { return Ok(()) };
     let lines: Vec<&str> =
         text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
     sysctls.iter().try_for_each(|sysctl| allow(&lines, &sysctl.key))
@@ -44,19 +42,12 @@ fn allow(lines: &[&str], key: &str) -> Result<()> {
     )))
 }
 
-fn read(path: &Path) -> io::Result<Option<String>> {
-    let mut bytes = Vec::new();
-    let file = match File::open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
+fn read(path: &Path) -> Result<Option<String>> {
+    let bytes = match store::read_foreign(path, FILE_MAX) {
+        Err(e) if e.is_not_found() => return Ok(None),
+        read => read.map_err(|e| failed(e.cause()))?,
     };
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    if file.take(FILE_MAX + 1).read_to_end(&mut bytes)? as u64 > FILE_MAX {
-        return Err(io::Error::other(format!("it is larger than {FILE_MAX} bytes")));
-    }
-    String::from_utf8(bytes).map(Some).map_err(|_| io::Error::other("it is not UTF-8"))
+    String::from_utf8(bytes).map(Some).map_err(|_| failed("it is not UTF-8"))
 }
 
 fn failed(cause: impl std::fmt::Display) -> Error {
