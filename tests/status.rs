@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use testkit::{Case, Feature, Host, Netns as _, Outcome};
+use testkit::{Case, Feature, Host, Netns as _, Outcome, Plugin};
 
 use crate::conf::{fixed, of_type, with};
 use crate::masquerade::install_iptables;
@@ -24,11 +24,19 @@ pub(crate) fn list() -> Vec<Case> {
     };
     let mut list: Vec<Case> = FAULTS.iter().map(case).collect();
     list.push(Case::pure("status::the_table_has_a_row_for_each_case", || {
-        let cases: BTreeSet<_> =
-            FAULTS.iter().map(|(plugin, fault, ..)| (*plugin, *fault)).collect();
+        let cases = FAULTS.iter().map(|(plugin, fault, ..)| (*plugin, *fault));
+        let cases: BTreeSet<_> = cases.chain([MODULE, VLANS, SHAPER, PRIVILEGE]).collect();
         let rows: BTreeSet<_> = rows().map(|row| (row[0], row[1])).collect();
         assert_eq!(rows, cases, "left: docs/reliability.md; right: tests/status.rs");
     }));
+    list.push(Case::pure("status::every_plugin_has_a_row_or_a_reason", every_plugin_has_a_row));
+    let special = testkit::cases! {
+        [Bridge] a_kernel_without_the_module,
+        [Bridge] a_kernel_without_vlans_on_bridges,
+        [Bridge] a_plugin_without_the_capability,
+        [Bridge] a_read_only_proc_that_is_right,
+    };
+    list.extend(special.into_iter().map(Case::ours_only));
     list.push(Case::new("status::without_a_fault_it_succeeds", &[Feature::OurPlugins], healthy));
     let refusing = Case::new("status::it_refuses_what_add_would", &[], refusing);
     list.push(refusing.ours_only());
@@ -46,7 +54,12 @@ const FAULTS: &[Fault] = &[
         &[Feature::Nft],
         |host| {
             install_iptables(host, "");
-            status(host, "bridge", json!({"ipMasq": true, "ipMasqBackend": "iptables"}))
+            let ipam = fixed(&["10.1.0.2/24"]);
+            status(
+                host,
+                "bridge",
+                json!({"ipMasq": true, "ipMasqBackend": "iptables", "ipam": ipam}),
+            )
         },
     ),
     (
@@ -83,7 +96,11 @@ const FAULTS: &[Fault] = &[
     ("macvlan, vlan, ipvlan", "the parent is down", &[], |host| {
         host.exec("ip link add eth7 type veth peer name other");
         let parent = json!({"master": "eth7", "vlanId": 5, "ipam": fixed(&["10.1.0.2/24"])});
-        same(["macvlan", "vlan", "ipvlan"].map(|plugin| status(host, plugin, parent.clone())))
+        // Of macvlan and ipvlan an ADD makes a link all the same, which leads nowhere.
+        same(
+            ["macvlan", "vlan", "ipvlan"]
+                .map(|plugin| host.plugin(plugin).status(&of_type(host, plugin, parent.clone()))),
+        )
     }),
     ("macvlan", "no parent is named, and there is no default route", &[], |host| {
         status(host, "macvlan", json!({"ipam": fixed(&["10.1.0.2/24"])}))
@@ -91,6 +108,38 @@ const FAULTS: &[Fault] = &[
     ("host-device", "the device is not there", &[], |host| {
         status(host, "host-device", json!({"device": "ens5"}))
     }),
+    ("host-device", "its records cannot be written", &[], |host| {
+        host.exec("ip link add ens5 type veth peer name other");
+        read_only("/var/lib/cni", host);
+        status(host, "host-device", json!({"device": "ens5"}))
+    }),
+    ("tuning, sbr", "their records cannot be written", &[Feature::Bridge], |host| {
+        let conf = chained(host);
+        read_only("/run/cni", host);
+        let keys = json!({"mtu": 1400, "prevResult": conf});
+        same(["tuning", "sbr"].map(|plugin| status(host, plugin, keys.clone())))
+    }),
+    (
+        "bridge, ptp",
+        "a setting of new links in /proc/sys is not what it must be, and cannot be written",
+        &[Feature::Bridge, Feature::Ipv6],
+        |host| {
+            read_only_proc(host);
+            let keys = gateway();
+            same(["bridge", "ptp"].map(|plugin| status(host, plugin, keys.clone())))
+        },
+    ),
+    (
+        "bridge, ptp",
+        "the host is to be the gateway and forwards nothing, and that cannot be written",
+        &[Feature::Bridge],
+        |host| {
+            accept_no_routers(host);
+            read_only_proc(host);
+            let keys = gateway();
+            same(["bridge", "ptp"].map(|plugin| status(host, plugin, keys.clone())))
+        },
+    ),
     ("tap", "the host has no tap devices", &[], |host| {
         host.exec("mount -t tmpfs tmpfs /dev/net");
         status(host, "tap", json!({}))
@@ -101,14 +150,14 @@ const FAULTS: &[Fault] = &[
         status(host, "flannel", json!({}))
     }),
     ("flannel", "the delegate is not installed", &[], |host| {
-        let lease = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.1.1/24\n\
-                     FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
-        host.write("/run/flannel/subnet.env", lease);
+        lease_subnet(host);
         status(host, "flannel", json!({"delegate": {"type": "none-such"}}))
     }),
     ("portmap", "`backend` is `iptables`, and that is not installed", &[Feature::Nft], |host| {
         install_iptables(host, "");
-        status(host, "portmap", json!({"backend": "iptables"}))
+        let mapping = json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp"});
+        let mappings = json!({"portMappings": [mapping]});
+        status(host, "portmap", json!({"backend": "iptables", "runtimeConfig": mappings}))
     }),
     ("firewall", "`backend` is `iptables`, and that is not installed", &[Feature::Nft], |host| {
         install_iptables(host, "");
@@ -158,8 +207,146 @@ const FAULTS: &[Fault] = &[
 
 const LEASES: &str = "/var/lib/cni/networks/net";
 
+/// Rows whose fault a kernel has or has not, and the one of all plugins.
+const MODULE: (&str, &str) =
+    ("macvlan, ipvlan, vlan, dummy, vrf, bandwidth", "the kernel lacks the module");
+const VLANS: (&str, &str) = ("bridge", "VLANs are wanted, and the kernel's bridges know none");
+const SHAPER: (&str, &str) = ("bandwidth", "the kernel lacks the token bucket");
+const PRIVILEGE: (&str, &str) = (
+    "bridge, ptp, macvlan, ipvlan, vlan, dummy, host-device, tap, loopback, flannel, bandwidth, firewall, portmap, tuning, sbr, vrf",
+    "the plugin has no `CAP_NET_ADMIN`",
+);
+
+/// Plugins that nothing of the host can keep from an ADD.
+const NEED_NOTHING: &[(&str, &str)] = &[("static", "its configuration has all it gives")];
+
+const PLUGINS: &str = include_str!("../plugins/main.rs");
+
+fn every_plugin_has_a_row() {
+    let named = PLUGINS
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("#[cfg(feature = \"")?.strip_suffix("\")]"));
+    let exempt = NEED_NOTHING.iter().map(|(plugin, _)| *plugin);
+    let told: BTreeSet<_> = rows().flat_map(|row| row[0].split(", ")).chain(exempt).collect();
+    let untold: Vec<_> = named.filter(|plugin| !told.contains(plugin)).collect();
+    assert!(untold.is_empty(), "docs/reliability.md has no row for {untold:?}");
+    assert!(told.contains("bridge"), "{told:?}");
+}
+
+/// What STATUS says; and an ADD fails as well.
+#[track_caller]
 fn status(host: &Host, plugin: &str, keys: Value) -> Outcome {
-    host.plugin(plugin).status(&of_type(host, plugin, keys))
+    asked(host, &host.plugin(plugin), &of_type(host, plugin, keys))
+}
+
+#[track_caller]
+fn asked(host: &Host, plugin: &Plugin, conf: &Value) -> Outcome {
+    let told = plugin.status(conf);
+    let kind = conf["type"].as_str().expect("a type");
+    let added = plugin.add(&host.container(&format!("for-{kind}")), "eth0", conf);
+    assert_eq!(added.success(), told.success(), "STATUS: {told}\nADD: {added}");
+    told
+}
+
+/// The result of a bridge that plugins may be chained behind. Its interface has the
+/// name of theirs, and lies in no container.
+fn chained(host: &Host) -> Value {
+    let conf = of_type(host, "bridge", json!({"ipam": fixed(&["10.1.0.2/24"])}));
+    host.plugin("bridge").add(&host.container("chained"), "eth0", &conf).expect_result()
+}
+
+fn read_only(folder: &str, host: &Host) {
+    fs::create_dir_all(folder).expect("a private folder");
+    host.exec(format!("mount -t tmpfs -o ro tmpfs {folder}"));
+}
+
+fn read_only_proc(host: &Host) {
+    host.exec("mount --bind /proc/sys /proc/sys");
+    host.exec("mount -o remount,ro,bind /proc/sys");
+}
+
+/// As what bridge and ptp set, for new links; nothing to do without IPv6.
+fn accept_no_routers(host: &Host) {
+    if Feature::Ipv6.present() {
+        host.exec("sysctl -q -w net.ipv6.conf.default.accept_ra=0");
+    }
+}
+
+/// What an ADD of a bridge or of ptp succeeds with.
+fn gateway() -> Value {
+    let address = json!({"address": "10.1.0.2/24", "gateway": "10.1.0.1"});
+    json!({"isGateway": true, "ipam": {"type": "static", "addresses": [address]}})
+}
+
+fn a_read_only_proc_that_is_right(host: &Host) {
+    accept_no_routers(host);
+    host.exec("sysctl -q -w net.ipv4.ip_forward=1");
+    read_only_proc(host);
+    for plugin in ["bridge", "ptp"] {
+        status(host, plugin, gateway()).expect_ok();
+    }
+}
+
+/// What the kernel has can be had, and what it lacks is told.
+fn a_kernel_without_the_module(host: &Host) {
+    let result = chained(host);
+    host.exec("ip link add eth7 type veth peer name other");
+    host.exec("ip link set eth7 up");
+    let keys = json!({"master": "eth7", "vlanId": 5, "vrfname": "blue", "ingressRate": 1_000_000,
+        "ipam": fixed(&["10.1.0.2/24"])});
+    for (plugin, feature) in [
+        ("macvlan", Feature::Macvlan),
+        ("ipvlan", Feature::Ipvlan),
+        ("vlan", Feature::Vlan),
+        ("dummy", Feature::Dummy),
+        ("vrf", Feature::Vrf),
+        ("bandwidth", Feature::Ifb),
+    ] {
+        let mut conf = of_type(host, plugin, keys.clone());
+        if ["vrf", "bandwidth"].contains(&plugin) {
+            conf["prevResult"] = result.clone();
+        }
+        if feature.present() {
+            host.plugin(plugin).status(&conf).expect_ok();
+        } else {
+            expect_row(MODULE.0, MODULE.1, &asked(host, &host.plugin(plugin), &conf));
+        }
+    }
+}
+
+fn a_kernel_without_vlans_on_bridges(host: &Host) {
+    let keys = json!({"vlan": 5, "ipam": fixed(&["10.1.0.2/24"])});
+    match (status(host, "bridge", keys), Feature::BridgeVlan.present()) {
+        (told, true) => told.expect_ok(),
+        (told, false) => expect_row(VLANS.0, VLANS.1, &told),
+    }
+}
+
+fn a_plugin_without_the_capability(host: &Host) {
+    let result = chained(host);
+    lease_subnet(host);
+    host.exec("ip link add eth7 type veth peer name other");
+    host.exec("ip link set eth7 up");
+    let mapping = json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp"});
+    let keys = json!({"master": "eth7", "vlanId": 5, "vrfname": "blue", "ingressRate": 1_000_000,
+        "device": "eth7", "mtu": 1400, "runtimeConfig": {"portMappings": [mapping]}});
+    for plugin in PRIVILEGE.0.split(", ") {
+        let chained = ["bandwidth", "firewall", "portmap", "tuning", "sbr", "vrf"];
+        let mut conf = of_type(host, plugin, keys.clone());
+        if chained.contains(&plugin) {
+            conf["prevResult"] = result.clone();
+        } else if plugin != "flannel" && plugin != "loopback" {
+            conf["ipam"] = fixed(&["10.1.0.2/24"]);
+        }
+        let unable = host.plugin(plugin).without_net_admin();
+        expect_row(PRIVILEGE.0, PRIVILEGE.1, &asked(host, &unable, &conf));
+    }
+}
+
+fn lease_subnet(host: &Host) {
+    let lease = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.1.1/24\n\
+                 FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+    host.write("/run/flannel/subnet.env", lease);
 }
 
 fn leased(host: &Host, keys: Value) -> Outcome {
@@ -235,7 +422,7 @@ fn healthy(host: &Host) {
         ("static", json!({"ipam": fixed(&["10.1.0.2/24"])})),
         ("host-local", json!({"ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}})),
     ] {
-        status(host, plugin, keys).expect_ok();
+        host.plugin(plugin).status(&of_type(host, plugin, keys)).expect_ok();
     }
 }
 

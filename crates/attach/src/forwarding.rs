@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|
 //! | `ip_forward`, `forwarding` | host | [`Forwarding::switch_on`] | stays | yes |
 
+use crate::ability;
 use crate::kernel;
 use crate::sandbox::Sandbox;
 use cni::{Error, Result};
@@ -12,6 +13,8 @@ use std::net::IpAddr;
 
 const V4: &[&str] = &["net", "ipv4", "ip_forward"];
 const V6: &[&str] = &["net", "ipv6", "conf", "all", "forwarding"];
+
+const GATEWAY: &str = "a gateway must forward";
 
 /// Forwarding that is needed and still off, by family.
 #[derive(Debug, Clone, Copy)]
@@ -47,12 +50,24 @@ impl Forwarding {
         sandbox.in_home(move || {
             for (off, name) in [(self.v4, V4), (self.v6, V6)] {
                 if off {
-                    sysctl::write(name, "1")
-                        .map_err(|e| kernel(e.hint("a gateway must forward")))?;
+                    sysctl::write(name, "1").map_err(|e| kernel(e.hint(GATEWAY)))?;
                 }
             }
             Ok(())
         })
+    }
+
+    /// STATUS: containers of one address family at least would have their packets
+    /// forwarded. Which they will be of only IPAM knows.
+    ///
+    /// # Errors
+    /// Code 50: neither is on, and neither can be switched on.
+    pub fn status() -> Result<()> {
+        let settable = |name: &[&str]| sysctl::verify_settable(name, "1");
+        match (settable(V4), settable(V6)) {
+            (Err(e), Err(_)) => Err(ability::unavailable(e.hint(GATEWAY))),
+            _ => Ok(()),
+        }
     }
 
     /// CHECK: everything needed is on.

@@ -22,9 +22,11 @@
 //! - [`spoof`]: only a container's own MAC address comes out of it
 //! - [`records`]: what outlives a process, one file for each attachment
 //! - [`verify`]: what CHECK compares
+//! - [`ability`]: what STATUS asks the kernel
 //!
 //! This crate may use `cni`, `linux` and `store`; no plugin may use another.
 
+pub mod ability;
 pub mod addresses;
 pub mod backend;
 pub mod chained;

@@ -2,8 +2,8 @@
 //! stand on, `master` in configurations. It is the user's; nothing here changes
 //! it.
 
-use crate::kernel;
 use crate::sandbox::Sandbox;
+use crate::{ability, kernel};
 use cni::{Code, Error, Result};
 use linux::link::{self, Link};
 use linux::route::{self, Filter, Route, RouteKind};
@@ -32,6 +32,18 @@ impl Place {
         match self {
             Place::Host => Ok(sandbox.host()),
             Place::Container => sandbox.container(),
+        }
+    }
+
+    /// STATUS: links of `kind`, which the kernel has in `module`, can be made with
+    /// a parent there.
+    ///
+    /// # Errors
+    /// Those of [`ability::links`].
+    pub fn status(self, kind: &str, module: &str) -> Result<()> {
+        match self {
+            Place::Host => ability::links(&Socket::route().map_err(kernel)?, kind, module),
+            Place::Container => ability::links_in_containers(kind, module),
         }
     }
 

@@ -8,7 +8,7 @@
 //! | its alias | host | [`identity::alias`] | with the link |
 
 use crate::sandbox::Sandbox;
-use crate::{identity, kernel, verify};
+use crate::{ability, identity, kernel, verify};
 use cni::{AttachmentId, Attachments, Error, Network, Request, Result, Success};
 use linux::link::{self, Link, Mac, VethPeer, VethSpec};
 use linux::sysctl;
@@ -136,9 +136,30 @@ pub fn refuse_router_advertisements(link: &str) -> Result<()> {
         Ok(_) => Ok(()),
         // A kernel without IPv6 takes none.
         Err(e) if e.is_not_found() => Ok(()),
-        Err(e) => {
-            Err(kernel(e.hint("without it a container could reroute the host's IPv6 traffic")))
-        }
+        Err(e) => Err(kernel(e.hint(REROUTED))),
+    }
+}
+
+const REROUTED: &str = "without it a container could reroute the host's IPv6 traffic";
+
+/// STATUS: a pair can be made, and [`refuse_router_advertisements`] would succeed
+/// for its host end: a new link has the namespace's default.
+///
+/// # Errors
+/// Code 50, saying what cannot be done.
+pub fn status(host: &linux::Socket) -> Result<()> {
+    ability::links(host, "veth", "veth")?;
+    router_advertisements_status("default")
+}
+
+/// STATUS: [`refuse_router_advertisements`] of this link would succeed.
+///
+/// # Errors
+/// Code 50.
+pub fn router_advertisements_status(link: &str) -> Result<()> {
+    match sysctl::verify_settable(&["net", "ipv6", "conf", link, "accept_ra"], "0") {
+        Err(e) if !e.is_not_found() => Err(ability::unavailable(e.hint(REROUTED))),
+        _ => Ok(()),
     }
 }
 

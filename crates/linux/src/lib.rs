@@ -52,6 +52,7 @@
 //! | [`tap`] | create a TAP device | `ip tuntap` |
 //! | [`tc`] | token buckets, redirection of what comes in | `tc` |
 //! | [`sysctl`] | read, and write where different | `sysctl` |
+//! | [`capability`] | what the process may do | `getpcaps` |
 //! | [`monitor`] | wait for a link, a bridge port, IPv6 addresses | `ip monitor` |
 //! | [`announce`] | tell the neighbours about addresses | `arping -U`, `ndsend` |
 //! | [`nft`] | packet filter rules | `nft` |
@@ -65,6 +66,7 @@
 pub mod addr;
 pub mod announce;
 pub mod arena;
+pub mod capability;
 pub mod conntrack;
 pub mod dbus;
 mod error;

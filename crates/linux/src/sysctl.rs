@@ -44,6 +44,23 @@ pub fn write(name: &[&str], value: &str) -> Result<bool> {
     }
 }
 
+/// Whether [`write`] would be let to: the value is so already, or the parameter can
+/// be opened for writing. Nothing is written.
+///
+/// # Errors
+///
+/// Those of [`write`], but for a value that the kernel does not take.
+pub fn verify_settable(name: &[&str], value: &str) -> Result<()> {
+    let failed = |error: Error| error.operation(operation(name, value));
+    if read(name).map_err(failed)? == value {
+        return Ok(());
+    }
+    let path = path_of(name, || operation(name, value))?;
+    open(&path, OpenOptions::new().write(true))
+        .map(drop)
+        .map_err(|error| Error::from_io(operation(name, value), &error))
+}
+
 /// Writes the value, whatever it was: for parameters that can only be written,
 /// such as `net/ipv4/route/flush`.
 ///
@@ -134,6 +151,9 @@ mod tests {
         let name = ["kernel", "ostype"];
         assert_eq!(read(&name).expect("readable"), "Linux");
         assert!(!write(&name, "Linux").expect("equal already"));
+        verify_settable(&name, "Linux").expect("equal already");
+        let error = verify_settable(&name, "Hurd").expect_err("not writable");
+        assert!(error.is_permission(), "{error}");
         let error = write(&name, "Hurd").expect_err("not writable");
         assert!(error.is_permission(), "{error}");
         assert!(error.to_string().starts_with("set sysctl kernel/ostype to Hurd: "), "{error}");

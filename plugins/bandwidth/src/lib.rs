@@ -23,11 +23,11 @@ mod redirect;
 
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{chained, kernel, verify, veth};
+use attach::{ability, chained, kernel, verify, veth};
 use cni::{Attachments, Error, Interface, Network, Plugin, Request, Result, Success, Version};
 use conf::{Limit, Plan};
 use ifb::Container;
-use linux::link::{self, IfbSpec, Link};
+use linux::link::{IfbSpec, Link};
 use linux::{Socket, tc};
 use place::{Place, Side};
 
@@ -82,17 +82,13 @@ impl Plugin for Bandwidth {
     fn status(&self, network: &Network) -> Result<()> {
         Plan::of(network)?;
         let host = Socket::route().map_err(kernel)?;
-        if !tc::knows(&host, bucket::KIND).map_err(kernel)? {
+        ability::network_admin()?;
+        if !tc::knows(&host, bucket::KIND).map_err(ability::unavailable)? {
             return Err(Error::not_available(
                 "shape traffic: the kernel lacks tbf (CONFIG_NET_SCH_TBF)",
             ));
         }
-        if !link::knows(&host, ifb::KIND).map_err(kernel)? {
-            return Err(Error::not_available(
-                "shape traffic: the kernel lacks links of kind ifb (CONFIG_IFB)",
-            ));
-        }
-        Ok(())
+        ability::links(&host, ifb::KIND, "ifb")
     }
 }
 

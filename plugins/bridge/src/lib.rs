@@ -25,6 +25,7 @@ mod switch;
 
 use attach::addresses::{self, Target, Uniqueness};
 use attach::backend::Netfilter;
+use attach::forwarding::Forwarding;
 use attach::ipam;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
@@ -110,7 +111,12 @@ impl Plugin for Bridge {
 
     fn status(&self, network: &Network) -> Result<()> {
         let plan = Plan::new(network, "")?;
-        switch::status(&Socket::route().map_err(kernel)?, &plan)?;
+        let host = Socket::route().map_err(kernel)?;
+        switch::status(&host, &plan)?;
+        veth::status(&host)?;
+        if plan.is_gateway && plan.ipam.is_some() {
+            Forwarding::status()?;
+        }
         filter::status(&plan)?;
         ipam::status(network)
     }

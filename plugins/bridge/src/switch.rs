@@ -6,7 +6,7 @@ use crate::conf::Plan;
 use crate::mac_text;
 use attach::sandbox::Sandbox;
 use attach::undo::Undo;
-use attach::{kernel, verify, veth};
+use attach::{ability, kernel, verify, veth};
 use cni::{Code, Error, Result, Success};
 use linux::Socket;
 use linux::link::{self, BridgeSpec, Change, Link, LinkInfo, Mac};
@@ -176,15 +176,20 @@ pub(crate) fn verify(host: &Socket, plan: &Plan, promised: &Success) -> Result<L
     Ok(bridge)
 }
 
-/// STATUS: a link of this name must be a bridge, and where the configuration has
-/// VLANs, the kernel must be able to tell them apart.
+/// STATUS: a link of this name must be a bridge, or one can be made, that is closed
+/// to router advertisements; and where the configuration has VLANs, the kernel must
+/// be able to tell them apart.
 pub(crate) fn status(host: &Socket, plan: &Plan) -> Result<()> {
     let name = plan.bridge.as_str();
+    ability::links(host, "bridge", "bridge")?;
     let filters = match link::find(host, name).map_err(kernel)? {
         Some(link) if !link.is_kind("bridge") => {
             return Err(not_a_bridge(&link).with_code(Code::NOT_AVAILABLE));
         }
-        Some(link) => filters_vlans(&link),
+        Some(link) => {
+            veth::router_advertisements_status(name)?;
+            filters_vlans(&link)
+        }
         None => false,
     };
     if plan.vlans.is_none() || filters || BridgeSpec::can_filter_vlans(host).map_err(kernel)? {

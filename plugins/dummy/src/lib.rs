@@ -19,7 +19,7 @@ use attach::ipam::Ipam;
 use attach::parent::Place;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{dns, kernel, neighbours, verify};
+use attach::{ability, dns, kernel, neighbours, verify};
 use cni::{Dns, Error, Network, Plugin, Request, Result, Success, Version};
 use linux::link::{DummySpec, Link, Mac};
 use serde::Deserialize;
@@ -106,7 +106,9 @@ impl Plugin for Dummy {
     }
 
     fn status(&self, network: &Network) -> Result<()> {
-        Plan::new(network)?.ipam.status(network)
+        let plan = Plan::new(network)?;
+        ability::links_in_containers(KIND, "dummy")?;
+        plan.ipam.status(network)
     }
 }
 

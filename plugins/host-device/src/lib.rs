@@ -28,16 +28,20 @@ mod sysfs;
 
 use attach::addresses::Target;
 use attach::ipam;
+use attach::records::Records;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{contained, dns, kernel, notice, verify};
-use cni::{Attachments, Error, Interface, Network, Plugin, Request, Result, Success, Version};
+use attach::{ability, contained, dns, kernel, notice, verify};
+use cni::{
+    Attachments, Code, Error, Interface, Network, Plugin, Request, Result, Success, Version,
+};
 use conf::{Plan, Selection};
 use device::{Fate, Sides};
 use find::Found;
 use linux::link::{self, Link};
 use linux::{Namespace, Socket, announce};
 use record::{Device, Record};
+use std::path::Path;
 use surroundings::Surroundings;
 
 /// The plugin.
@@ -114,11 +118,14 @@ impl Plugin for HostDevice {
 
     fn status(&self, network: &Network) -> Result<()> {
         dns::configured(network)?;
+        let unavailable = |e: Error| e.with_code(Code::NOT_AVAILABLE);
         // Without a device in the configuration the runtime names one with
         // each ADD.
         if let Some(selection) = Selection::of(network)? {
-            present_or_lent(&selection).map_err(|e| e.with_code(cni::Code::NOT_AVAILABLE))?;
+            present_or_lent(&selection).map_err(unavailable)?;
         }
+        ability::network_admin()?;
+        Records::verify_writable(Path::new(record::DIRECTORY)).map_err(unavailable)?;
         ipam::status(network)
     }
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use store::{Dir, Kind};
 
-const DIRECTORY: &str = "/var/lib/cni/oxcni/host-device";
+pub(crate) const DIRECTORY: &str = "/var/lib/cni/oxcni/host-device";
 
 /// Permissions of what is made below /var/lib.
 const DIRECTORY_MODE: u32 = 0o755;

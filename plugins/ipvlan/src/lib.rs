@@ -98,6 +98,7 @@ impl Plugin for Ipvlan {
         if plan.place == Place::Host && !plan.parent.is_empty() {
             parent::status(&plan.parent, plan.mtu)?;
         }
+        plan.place.status(KIND, "ipvlan")?;
         ipam::status(network)
     }
 }

@@ -93,6 +93,7 @@ impl Plugin for Macvlan {
         if plan.place == Place::Host {
             parent::status(&plan.parent, plan.mtu)?;
         }
+        plan.place.status(KIND, "macvlan")?;
         ipam::status(network)
     }
 }

@@ -116,6 +116,8 @@ impl Plugin for Ptp {
 
     fn status(&self, network: &Network) -> Result<()> {
         let plan = Plan::new(network)?;
+        veth::status(&Socket::route().map_err(kernel)?)?;
+        Forwarding::status()?;
         if let Some(masquerade) = &plan.masquerade {
             masquerade.status(&Netfilter::open()?)?;
         }

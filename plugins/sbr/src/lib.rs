@@ -19,7 +19,7 @@ mod record;
 mod routing;
 
 use attach::records::{Origin, Records, Slot};
-use attach::{chained, kernel, notice, sandbox, undo, verify};
+use attach::{ability, chained, kernel, notice, sandbox, undo, verify};
 use cni::{Code, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::{Mode, Plan};
 use linux::link::{self, Link};
@@ -100,6 +100,7 @@ impl Plugin for Sbr {
 
     fn status(&self, network: &Network) -> Result<()> {
         Mode::of(network)?;
+        ability::network_admin()?;
         let unavailable = |error: Error| error.with_code(Code::NOT_AVAILABLE);
         // A kernel without CONFIG_IP_MULTIPLE_TABLES has no rules at all.
         let socket = Socket::route().map_err(kernel)?;

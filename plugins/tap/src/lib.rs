@@ -21,7 +21,7 @@ use attach::addresses::Target;
 use attach::ipam;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{contained, kernel, verify};
+use attach::{ability, contained, kernel, verify};
 use cni::{Error, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::Socket;
@@ -77,7 +77,8 @@ impl Plugin for Tap {
 
     fn status(&self, network: &Network) -> Result<()> {
         Plan::new(network, "")?;
-        tap::available().map_err(|e| kernel(e).with_code(cni::Code::NOT_AVAILABLE))?;
+        tap::available().map_err(ability::unavailable)?;
+        ability::network_admin()?;
         ipam::status(network)
     }
 }

@@ -19,7 +19,7 @@ mod settings;
 mod sysctl;
 
 use attach::records::{Origin, Records, Slot};
-use attach::{chained, kernel, notice, sandbox, undo, verify};
+use attach::{ability, chained, kernel, notice, sandbox, undo, verify};
 use backup::Backup;
 use cni::{Code, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
@@ -119,6 +119,10 @@ impl Plugin for Tuning {
         let plan = Plan::of(network)?;
         let unavailable = |error: Error| error.with_code(Code::NOT_AVAILABLE);
         allowlist::verify(&plan.sysctls).map_err(unavailable)?;
+        // Root may set sysctls without.
+        if plan.changes_link() {
+            ability::network_admin()?;
+        }
         Records::verify_writable(&conf::data_dir(network)).map_err(unavailable)
     }
 }

@@ -81,6 +81,7 @@ impl Plugin for Vlan {
         if plan.place == Place::Host {
             parent::status(&plan.parent, plan.mtu)?;
         }
+        plan.place.status(KIND, "8021q")?;
         plan.ipam.status(network)
     }
 }

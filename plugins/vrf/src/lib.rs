@@ -20,10 +20,10 @@ mod member;
 use attach::addresses::Target;
 use attach::chained;
 use attach::sandbox;
-use attach::{kernel, undo, verify};
+use attach::{ability, kernel, undo, verify};
 use cni::{Error, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
-use linux::link::{self, Link, VrfSpec};
+use linux::link::{self, Link};
 use linux::netns::LockGuard;
 use linux::{Namespace, Socket};
 
@@ -110,11 +110,7 @@ impl Plugin for Vrf {
 
     fn status(&self, network: &Network) -> Result<()> {
         Plan::new(network)?;
-        let socket = Socket::route().map_err(kernel)?;
-        match VrfSpec::is_supported(&socket).map_err(kernel)? {
-            true => Ok(()),
-            false => Err(Error::not_available("make a VRF: the kernel lacks the module vrf")),
-        }
+        ability::links_in_containers("vrf", "vrf")
     }
 }
 

@@ -345,23 +345,6 @@ impl VrfSpec<'_> {
         check_name(&format!("create vrf {}", self.name), self.name)?;
         create_here(socket, self.message(), self.name).map_err(name_hint)
     }
-
-    /// Whether the kernel has VRFs, or a module that it loads for this question.
-    ///
-    /// Nothing is made: the request names no table, which only the driver refuses
-    /// (`vrf_newlink`, drivers/net/vrf.c at v6.12).
-    ///
-    /// # Errors
-    ///
-    /// The kernel's, such as [`is_permission`](Error::is_permission).
-    pub fn is_supported(socket: &Socket) -> Result<bool> {
-        let body = Builder::new_with_info_kind(InfoKind::Vrf).build();
-        match socket.request(create_message("ask for VRFs".to_owned(), &body)) {
-            Err(error) if error.is_unsupported() => Ok(false),
-            Err(error) if error.kind() != ErrorKind::Invalid => Err(error),
-            _ => Ok(true),
-        }
-    }
 }
 
 /// Whether the kernel knows a kind of link; its module is loaded if there is

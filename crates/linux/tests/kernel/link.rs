@@ -382,7 +382,7 @@ fn an_ifb_and_a_vrf_are_made_here() {
             assert!(link::get(socket, "ifb-x").unwrap().is_up());
         }
         let before = link::list(socket).unwrap().len();
-        let is_supported = VrfSpec::is_supported(socket).unwrap();
+        let is_supported = link::knows(socket, "vrf").unwrap();
         assert_eq!(link::list(socket).unwrap().len(), before, "the question makes nothing");
         let spec = VrfSpec { name: "vrf-x", table: 1000, up: true };
         let made = made_or_unsupported("vrf", spec.create(socket));

@@ -1,0 +1,57 @@
+//! STATUS: whether the kernel would let an ADD do its work now. Nothing is
+//! made or changed by asking; each answer is code 50.
+
+use crate::kernel;
+use cni::{Code, Error, Result};
+use linux::{Socket, capability, link};
+
+/// What may be done about a refusal.
+const PRIVILEGE: &str = "the plugin needs CAP_NET_ADMIN";
+
+/// The network of the host and its links can be changed, and links of `kind`
+/// made, which the kernel has in `module`; that is loaded if it is there.
+///
+/// # Errors
+/// Code 50: not permitted, or there is no such module.
+pub fn links(host: &Socket, kind: &str, module: &str) -> Result<()> {
+    match link::knows(host, kind).map_err(|e| unavailable(e.hint(PRIVILEGE)))? {
+        true => Ok(()),
+        false => Err(Error::not_available(format!(
+            "make a link of kind {kind}: the kernel lacks the module {module}"
+        ))),
+    }
+}
+
+/// [`links`] for who makes them in containers only. Whether that is permitted
+/// depends on who owns a container's namespace: without a privilege on the host
+/// its kernel cannot be asked, and the container may still be ours.
+///
+/// # Errors
+/// Code 50: the process has no privilege at all, or there is no such module.
+pub fn links_in_containers(kind: &str, module: &str) -> Result<()> {
+    network_admin()?;
+    let host = Socket::route().map_err(unavailable)?;
+    match link::knows(&host, kind) {
+        Err(e) if e.is_permission() => Ok(()),
+        _ => links(&host, kind, module),
+    }
+}
+
+/// The process may change networks: it has `CAP_NET_ADMIN` in its user
+/// namespace.
+///
+/// # Errors
+/// Code 50 when it has not.
+pub fn network_admin() -> Result<()> {
+    match capability::has_net_admin().map_err(unavailable)? {
+        true => Ok(()),
+        false => Err(Error::not_available(format!(
+            "change a network: operation not permitted: {PRIVILEGE}"
+        ))),
+    }
+}
+
+/// The kernel's refusal of a question, as STATUS tells it.
+pub fn unavailable(error: linux::Error) -> Error {
+    kernel(error).with_code(Code::NOT_AVAILABLE)
+}
