@@ -18,6 +18,7 @@ pub(crate) fn list() -> Vec<Case> {
         [] only_errors_when_only_errors_are_wanted,
         [] what_is_secret_is_not_written,
         [] a_log_that_cannot_be_written_stops_nothing,
+        [] a_record_behind_half_of_one_is_a_line_of_its_own,
         [] nothing_is_logged_to_where_the_result_goes,
         [] lines_of_many_do_not_mix,
         [] the_journal_gets_fields,
@@ -34,7 +35,9 @@ const TRACE: (&str, &str) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b71692033
 fn records(path: &str) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let _ = fs::remove_file(path);
-    text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+    // Who looks at the end of the file while another is writing may take it for torn.
+    let lines = text.lines().filter(|line| !line.is_empty());
+    lines.map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
 }
 
 /// The one record since then.
@@ -190,6 +193,32 @@ fn a_log_that_cannot_be_written_stops_nothing(host: &Host) {
         expect_unlogged(host, log, why);
     }
     assert!(!Path::new("/run/elsewhere").exists());
+}
+
+fn a_record_behind_half_of_one_is_a_line_of_its_own(host: &Host) {
+    let container = host.container("one");
+    let conf = plain(host);
+    fs::create_dir("/run/small").expect("a private folder");
+    host.exec("mount -t tmpfs -o size=4k tmpfs /run/small");
+    let log = "/run/small/cni.log";
+    let first = format!("{{\"first\":\"{}\"}}", "x".repeat(4000));
+    host.write(log, format!("{first}\n"));
+    let plugin = host.plugin("loopback").env("CNI_LOG", log);
+    let added = plugin.add(&container, "lo", &conf);
+    added.expect_result();
+    assert!(added.stderr().contains("bytes were taken"), "{}", added.stderr());
+    host.exec("mount -o remount,size=1m /run/small");
+    plugin.del(&container, "lo", &conf).expect_ok();
+    plugin.gc(&conf).expect_ok();
+    let text = fs::read_to_string(log).expect("there");
+    let lines: Vec<_> = text.lines().collect();
+    let [whole, half, deleted, collected] = lines[..] else { panic!("{text}") };
+    assert!(whole == first && half.starts_with('{') && !half.ends_with('}'), "{text}");
+    for (line, verb) in [(deleted, "DEL"), (collected, "GC")] {
+        let record: Value = serde_json::from_str(line).expect("a line is JSON");
+        assert_eq!(record["verb"], verb, "{text}");
+    }
+    host.exec("umount /run/small");
 }
 
 fn nothing_is_logged_to_where_the_result_goes(host: &Host) {

@@ -10,9 +10,9 @@
 use crate::dispatch::Verb;
 use crate::{Error, Result, Success};
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -300,7 +300,8 @@ pub(crate) fn addresses(success: &Success) -> String {
 }
 
 /// Appends a record to a file by one write, which others' records do not mix
-/// with (O_APPEND, open(2)). Never to what stdout leads to: the runtime reads
+/// with (O_APPEND, open(2)). Behind the half of a record that a full disk left, it
+/// begins a line of its own. Never to what stdout leads to: the runtime reads
 /// that.
 fn append(path: &Path, record: &[u8]) -> io::Result<()> {
     let invalid = |what: &'static str| io::Error::new(io::ErrorKind::InvalidInput, what);
@@ -321,10 +322,21 @@ fn append(path: &Path, record: &[u8]) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
-    let mut file = OpenOptions::new().append(true).create(true).mode(MODE).open(path)?;
-    match file.write(record)? {
-        all if all == record.len() => Ok(()),
-        some => Err(io::Error::other(format!("only {some} of {} bytes were taken", record.len()))),
+    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(path)?;
+    let line = if is_torn(&file)? { [b"\n", record].concat() } else { record.to_vec() };
+    match file.write(&line)? {
+        all if all == line.len() => Ok(()),
+        some => Err(io::Error::other(format!("only {some} of {} bytes were taken", line.len()))),
+    }
+}
+
+/// Whether the file ends in the middle of a line.
+fn is_torn(file: &File) -> io::Result<bool> {
+    let mut last = [b'\n'];
+    match file.metadata()?.len().checked_sub(1) {
+        // Cut off just now: there is nothing to read, and nothing torn.
+        Some(at) => file.read_at(&mut last, at).map(|_| last != *b"\n"),
+        None => Ok(false),
     }
 }
 
