@@ -1,7 +1,10 @@
 //! Which backend it is: named, or chosen by what the host has.
 
+use std::fs;
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
-use testkit::{Case, Host, Netns as _, cases, with_previous_result};
+use testkit::{Case, Host, Netns as _, Outcome, cases, with_previous_result};
 
 use super::{attach, call_by_shell, conf, conf_v4, install_iptables, newest, own_chains, rules_of};
 
@@ -10,6 +13,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Iptables, OurPlugins] a_host_with_iptables_nft_gets_nftables,
         [Bridge, LegacyIptables, OurPlugins] a_host_with_unused_legacy_iptables_gets_nftables,
         [Bridge, LegacyIptables] a_host_with_legacy_nat_in_use_gets_iptables,
+        [Bridge, LegacyIptables, OurPlugins] a_lock_that_is_not_given_back_ends_the_wait,
         [Bridge, LegacyIptables, OurPlugins] legacy_nat_beside_iptables_nft_does_not_count,
         [Bridge, Iptables] an_accept_in_iptables_gets_iptables,
         [Bridge, Nft, OurPlugins] a_host_without_iptables_gets_nftables,
@@ -50,6 +54,31 @@ fn a_host_with_legacy_nat_in_use_gets_iptables(host: &Host) {
     install_iptables(host, "legacy");
     host.exec("iptables-legacy -w -t nat -A POSTROUTING -s 172.30.0.0/16 -j MASQUERADE");
     expect_chains(host, &conf_v4(""), 1);
+}
+
+/// Two families, and what a failed ADD takes back.
+fn a_lock_that_is_not_given_back_ends_the_wait(host: &Host) {
+    const LIMIT: Duration = Duration::from_secs(30);
+    install_iptables(host, "legacy");
+    let conf = conf("iptables");
+    let (first, _) = attach(host, "first", &conf);
+    let second = host.container("second");
+    let plugin = host.plugin("bridge");
+    let lock = fs::File::create("/run/xtables.lock").expect("a private folder");
+    lock.lock().expect("nobody has it");
+    let expect_told = |call: &dyn Fn() -> Outcome| {
+        let started = Instant::now();
+        let told = call();
+        told.expect_error(11, "xtables lock");
+        assert!(started.elapsed() < LIMIT, "{:?}: {told}", started.elapsed());
+    };
+    expect_told(&|| plugin.add(&second, "eth0", &conf));
+    expect_told(&|| plugin.del(&first, "eth0", &conf));
+    drop(lock);
+    for pod in [&first, &second] {
+        plugin.del(pod, "eth0", &conf).expect_ok();
+    }
+    assert_eq!(own_chains(host), Vec::<String>::new());
 }
 
 fn legacy_nat_beside_iptables_nft_does_not_count(host: &Host) {

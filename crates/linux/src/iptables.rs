@@ -40,8 +40,9 @@ use std::io::{ErrorKind as IoErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -67,9 +68,10 @@ pub const SEARCH: &[&str] = &[
     "/run/current-system/sw/bin",
 ];
 
-/// Seconds a command may wait for the lock that all legacy commands share
-/// (/run/xtables.lock).
-const WAIT_S: u32 = 60;
+/// How long the commands of one [`Iptables`] wait, in all, for the lock that all
+/// legacy commands share (/run/xtables.lock), where it is not given back. Who
+/// gives up has as long again for the undo.
+const WAIT_LIMIT_MS: u64 = 10_000;
 
 /// How long [`Program::update`] waits for others that do the same. Each takes
 /// some 5 ms, and those that wait are served in turn.
@@ -95,6 +97,8 @@ pub struct Iptables {
     search: &'static [&'static str],
     /// Legacy tables in use: of IPv4, of IPv6.
     legacy: [Vec<String>; 2],
+    /// Milliseconds that are left of [`WAIT_LIMIT_MS`].
+    patience_ms: AtomicU64,
 }
 
 impl Iptables {
@@ -115,7 +119,8 @@ impl Iptables {
     /// When /proc is not mounted.
     pub fn open_with(search: &'static [&'static str]) -> Result<Iptables> {
         let legacy = [read_names("ip_tables_names"), read_names("ip6_tables_names")];
-        Ok(Iptables { namespace: Namespace::current()?, search, legacy })
+        let patience_ms = AtomicU64::new(WAIT_LIMIT_MS);
+        Ok(Iptables { namespace: Namespace::current()?, search, legacy, patience_ms })
     }
 
     /// The legacy tables in use when this was opened, such as `nat`. Where a
@@ -165,6 +170,18 @@ impl Iptables {
         let variant = variant_of(&restore);
         let save = find("save");
         Some(Program { host: self, family, variant, restore, save })
+    }
+
+    /// Whole seconds a command may wait now; at least one, since 0 is not to wait at
+    /// all, and the holder may be done in a moment.
+    fn wait_s(&self) -> u64 {
+        (self.patience_ms.load(Ordering::Relaxed) / 1000).max(1)
+    }
+
+    fn lose_patience(&self, waited: Duration) {
+        let left = self.patience_ms.load(Ordering::Relaxed);
+        let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        self.patience_ms.store(left.saturating_sub(waited_ms), Ordering::Relaxed);
     }
 
     /// Waits for the lock of this namespace's rules. It is a flock(2) on the
@@ -248,16 +265,22 @@ impl Program<'_> {
     ///
     /// `Invalid` for a word that no rule can have, before anything is executed.
     /// Otherwise what the command said; `Invalid` where it did not understand a
-    /// rule, `Unsupported` where kernel and command do not fit.
+    /// rule, `Unsupported` where kernel and command do not fit, `TimedOut` where
+    /// another process holds the lock of the legacy commands.
     pub fn restore(&self, batch: &Batch) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
         let text = batch.text()?;
         let mut command = Command::new(&self.restore);
-        command.args(["--noflush", &format!("--wait={WAIT_S}")]);
+        command.args(["--noflush", &format!("--wait={}", self.host.wait_s())]);
+        let started = Instant::now();
         let output = self.run(command, text.as_bytes())?;
-        self.judge(&self.restore, &format!("table {}", batch.table()), &output)
+        self.judge(&self.restore, &format!("table {}", batch.table()), &output).inspect_err(|e| {
+            if e.is_timed_out() {
+                self.host.lose_patience(started.elapsed());
+            }
+        })
     }
 
     /// Reads a table: its chains with their rules. Empty, and nothing is
@@ -332,20 +355,26 @@ impl Program<'_> {
         if output.status.success() {
             return Ok(());
         }
-        // `enum xtables_exittype` in xtables.h of iptables 1.8.
+        let said = String::from_utf8_lossy(&output.stderr);
+        // `enum xtables_exittype` in xtables.h of iptables 1.8. Its 4 is for a lock
+        // that was not had (`xtables_lock_or_exit`), and for more.
         let kind = match output.status.code() {
             Some(2) => ErrorKind::Invalid,
             Some(3) => ErrorKind::Unsupported,
+            Some(4) if said.contains("xtables lock") => ErrorKind::TimedOut,
             _ => ErrorKind::Other,
         };
-        let said = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<&str> =
             said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let cause = match lines.as_slice() {
             [] => output.status.to_string(),
             lines => lines.join("; "),
         };
-        Err(Error::with_kind(format!("{} for {object}", program.display()), kind, cause))
+        let error = Error::with_kind(format!("{} for {object}", program.display()), kind, cause);
+        Err(match kind {
+            ErrorKind::TimedOut => error.hint("/proc/locks tells which process holds it"),
+            _ => error,
+        })
     }
 }
 
