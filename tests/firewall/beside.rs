@@ -33,9 +33,18 @@ fn upstreams_rules_are_checked_and_removed(host: &Host) {
     let pod = Pod::new(host, "pod", 1);
     for policy in POLICIES {
         let conf = pod.old(&firewall("iptables", 1, &json!({"ingressPolicy": policy})));
-        host.peer("firewall").add(&pod.container, "eth0", &conf).expect_result();
-        host.plugin("firewall").check(&pod.container, "eth0", &conf).expect_ok();
-        host.plugin("firewall").del(&pod.container, "eth0", &conf).expect_ok();
+        // The default as well, whatever it would choose for an ADD.
+        let default = pod.old(&firewall("", 1, &json!({"ingressPolicy": policy})));
+        let check = |conf| host.plugin("firewall").check(&pod.container, "eth0", conf);
+        for theirs in [&default, &conf] {
+            host.peer("firewall").add(&pod.container, "eth0", theirs).expect_result();
+            check(&default).expect_ok();
+            check(&conf).expect_ok();
+            host.exec(["sh", "-c", WITHOUT_A_RULE]);
+            check(&default).expect_error(999, "is missing in chain CNI-FORWARD");
+            check(&conf).expect_error(999, "is missing in chain CNI-FORWARD");
+            host.plugin("firewall").del(&pod.container, "eth0", theirs).expect_ok();
+        }
         let rules = host.exec("iptables-save") + &host.exec("ip6tables-save");
         assert!(!rules.contains("10.1.0.2") && !rules.contains("2001:db8:1::2"), "{rules}");
         // Upstream leaves those of the bridge.
@@ -45,6 +54,11 @@ fn upstreams_rules_are_checked_and_removed(host: &Host) {
             .expect_error(999, "check firewall rules");
     }
 }
+
+/// Takes one of the rules away that let a container's packets through.
+const WITHOUT_A_RULE: &str = "iptables-save -t filter | \
+    grep -m1 -e '^-A CNI-FORWARD -d 10.1.0.2/32 .*-j ACCEPT' | \
+    sed 's/^-A/iptables -w -t filter -D/' | sh -e";
 
 fn upstream_checks_and_removes_ours(host: &Host) {
     let pod = Pod::new(host, "pod", 1);

@@ -133,8 +133,9 @@ pub(crate) fn check(netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
     for target in &claimant.plan.targets {
         let program = netfilter.need_iptables(target.family()).map_err(kernel)?;
         let saved = program.save(TABLE).map_err(kernel)?;
-        Adding { saved: &saved, claimant, target }.check()?;
-        if target.at_loopback {
+        let maker = Adding { saved: &saved, claimant, target }.check()?;
+        // Upstream makes none, and what it made works as it always did.
+        if target.at_loopback && maker == Maker::Ourselves {
             let saved = program.save("raw").map_err(kernel)?;
             if let Some(rule) = guard_rules().iter().find(|rule| !saved.has("PREROUTING", rule)) {
                 return Err(missing("raw", "PREROUTING", rule));
@@ -142,6 +143,25 @@ pub(crate) fn check(netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether there is a chain of this attachment, whole or not.
+pub(crate) fn has_chain_of(netfilter: &Netfilter, claimant: &Claimant) -> bool {
+    claimant.plan.targets.iter().any(|target| {
+        let program = netfilter.need_iptables(target.family());
+        let saved = program.and_then(|program| program.save(TABLE));
+        saved.is_ok_and(|saved| {
+            let chain = Adding { saved: &saved, claimant, target }.chain_to_use();
+            saved.chain(&chain).is_some()
+        })
+    })
+}
+
+/// Who made an attachment's chain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Maker {
+    Ourselves,
+    Upstream,
 }
 
 fn missing(table: &str, chain: &str, rule: &Rule) -> Error {
@@ -378,7 +398,8 @@ impl Adding<'_> {
         Ok(())
     }
 
-    fn check(&self) -> Result<()> {
+    /// All of its rules are there, as the one who made them makes them.
+    fn check(&self) -> Result<Maker> {
         for (chain, rule, _) in self.shared_rules() {
             if !self.saved.has(chain, &rule) {
                 return Err(missing(TABLE, chain, &rule));
@@ -392,8 +413,10 @@ impl Adding<'_> {
         };
         let wanted = self.rules();
         // Upstream's chains have no marker, and are as good.
-        let is_marked = parse::marker(&chain.rules).is_some();
-        let wanted = if is_marked { &wanted[..] } else { &wanted[1..] };
+        let (maker, wanted) = match parse::marker(&chain.rules) {
+            Some(_) => (Maker::Ourselves, &wanted[..]),
+            None => (Maker::Upstream, &wanted[1..]),
+        };
         if let Some(rule) = wanted.iter().find(|rule| !chain.rules.contains(rule)) {
             return Err(missing(TABLE, &name, rule));
         }
@@ -405,15 +428,15 @@ impl Adding<'_> {
         let there = self.entries_there(&name);
         // How a condition is shown cannot be foreseen, and upstream's entries
         // also have the ports of the other family.
-        if is_marked && self.target.conditions.is_empty() {
+        if maker == Maker::Ourselves && self.target.conditions.is_empty() {
             let missing_entry = self.entries(&name).into_iter().find(|e| !there.contains(e));
-            return missing_entry.map_or(Ok(()), |entry| Err(missing(TABLE, DNAT, &entry)));
+            return missing_entry.map_or(Ok(maker), |entry| Err(missing(TABLE, DNAT, &entry)));
         }
         let leads = |host: &HostPort| {
             there.iter().any(|entry| parse::is_entry_of(entry, host.protocol, host.port))
         };
         match self.target.mappings.iter().find(|mapping| !leads(&mapping.host)) {
-            None => Ok(()),
+            None => Ok(maker),
             Some(mapping) => Err(Error::internal(format!(
                 "check port mappings: no rule for {} in chain {DNAT} of table {TABLE} leads to chain {name}",
                 mapping.host

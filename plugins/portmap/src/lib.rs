@@ -131,7 +131,7 @@ fn map(claimant: &Claimant) -> Result<Result<()>> {
 }
 
 /// Verifies the mappings in the backend that is named. Where none is, in either:
-/// the host may have changed since the ADD.
+/// the host may have changed since the ADD, or another version have made them.
 fn check_mappings(claimant: &Claimant) -> Result<()> {
     let netfilter = Netfilter::open()?;
     let nft = netfilter.nft()?;
@@ -141,13 +141,18 @@ fn check_mappings(claimant: &Claimant) -> Result<()> {
     };
     let named = claimant.plan.backend;
     let first = netfilter.choose(named, iptables::TABLE, &BESIDE)?;
-    check(first).or_else(|error| {
-        let other = match first {
-            Backend::Nftables => Backend::Iptables,
-            Backend::Iptables => Backend::Nftables,
-        };
-        let elsewhere = named.is_none() && check(other).is_ok();
-        if elsewhere { Ok(()) } else { Err(error) }
+    let Err(error) = check(first) else { return Ok(()) };
+    if named.is_some() {
+        return Err(error);
+    }
+    let other = match first {
+        Backend::Nftables => Backend::Iptables,
+        Backend::Iptables => Backend::Nftables,
+    };
+    check(other).map_err(|elsewhere| match other {
+        // What is missing is missing where the rest is.
+        Backend::Iptables if iptables::has_chain_of(&netfilter, claimant) => elsewhere,
+        _ => error,
     })
 }
 
