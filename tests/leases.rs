@@ -1,4 +1,7 @@
-//! `cnitool leases`: what it makes of a data directory, and what it frees there.
+//! `cnitool leases`: what it makes of a data directory, and what it frees there; and
+//! what host-local takes over by itself.
+
+mod healing;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,14 +12,15 @@ use testkit::{Case, Host, Netns as _, cases};
 use crate::cnitool::{cnitool, ok};
 
 pub(crate) fn list() -> Vec<Case> {
-    cases! {
+    let own = cases! {
         [OurPlugins, Bridge] leases_of_before_a_reboot_are_freed_unless_somebody_lives,
         [OurPlugins] without_an_index_their_time_tells,
         [OurPlugins] a_cache_that_cannot_be_read_frees_nothing,
         [OurPlugins] freeing_waits_for_the_lock_of_the_directory,
         [OurPlugins] what_is_no_lease_stays,
         [OurPlugins, PeerPlugins] the_peer_gives_what_was_freed,
-    }
+    };
+    [own, healing::list()].into_iter().flatten().collect()
 }
 
 fn network(data_dir: &str) -> Value {

@@ -42,7 +42,7 @@
 //! | module | what | like |
 //! |---|---|---|
 //! | [`netlink`] | [`Socket`]: request, batch, dump; [`netlink::Message`], [`netlink::Attrs`] for other message types | |
-//! | [`netns`] | [`Namespace`]: open, compare, enter, run a child in it | `ip netns` |
+//! | [`netns`] | [`Namespace`]: open, compare, enter, run a child in it; whether one has ended | `ip netns` |
 //! | [`link`] | get, find, list, delete; `VethSpec`, `BridgeSpec`, ..; [`link::Change`]; [`link::Mac`] | `ip link` |
 //! | [`addr`] | list, add, delete | `ip addr` |
 //! | [`route`] | list, get, add, replace, delete | `ip route` |

@@ -1,4 +1,9 @@
-//! Network namespaces: open one by path, compare, enter, run a child in it.
+//! Network namespaces: open one by path, compare, enter, run a child in it; whether
+//! one has ended.
+
+mod ended;
+
+pub use ended::{Trace, ended};
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;

@@ -41,6 +41,8 @@ const READ: OFlag = OFlag::O_RDONLY
     // So that opening a planted pipe or device does not wait.
     .union(OFlag::O_NONBLOCK)
     .union(OFlag::O_NOCTTY);
+/// What becomes another file when it is complete.
+const NEW: &str = "new";
 const DIRECTORY: OFlag = READ.union(OFlag::O_DIRECTORY);
 
 impl Dir {
@@ -257,7 +259,6 @@ impl Dir {
     }
 
     fn move_new(&self, name: &OsStr, mode: u32, bytes: &[u8], spare: &Dir) -> Result<u64> {
-        const NEW: &str = "new";
         spare.remove(NEW)?;
         let modified = spare.write_excl(OsStr::new(NEW), mode, bytes)?;
         let moved = match self.kind(name) {
@@ -275,6 +276,31 @@ impl Dir {
                 Err(error)
             }
         }
+    }
+
+    /// Makes `bytes` the content of `name`, as [`Dir::replace`] does, and returns
+    /// when that was written, in nanoseconds since 1970. It is made in `spare`
+    /// under the name `new`, a directory of the same file system, so that a killed
+    /// process leaves nothing in this one; the caller must hold the lock that all
+    /// who write `name` or `spare` take.
+    ///
+    /// # Errors
+    /// It cannot be written; then the old one is as it was.
+    pub fn replace_from(
+        &self,
+        spare: &Dir,
+        name: impl AsRef<OsStr>,
+        mode: u32,
+        bytes: &[u8],
+    ) -> Result<u64> {
+        let name = name.as_ref();
+        spare.remove(NEW)?;
+        let modified = spare.write_excl(OsStr::new(NEW), mode, bytes)?;
+        renameat(&spare.fd, NEW, &self.fd, name).map(|()| modified).map_err(|e| {
+            // It holds nothing; the next one removes it first.
+            let _ = spare.remove(NEW);
+            self.error("replace", name, e)
+        })
     }
 
     /// Makes a file and fills it; removes it again when that fails.

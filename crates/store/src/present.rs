@@ -30,18 +30,27 @@ fn parse_uuid(text: &str) -> Option<u128> {
     plain.then(|| u128::from_str_radix(&digits, 16).ok()).flatten()
 }
 
-/// When this boot began, by the wall clock, since 1970. Setting the clock moves
-/// it, so it tells only about files of a clock that was right.
+/// When this boot began, by the wall clock, since 1970: nothing that was written
+/// in it has an earlier time.
+///
+/// A clock that is set forward while the system runs (by NTP where there is no
+/// battery, or after a virtual machine was paused) moves what it says about the
+/// beginning as well. What it said then is kept by `/proc`, whose time is that of
+/// its mount, and the earlier of the two is the answer: too early where `/proc`
+/// was mounted with a clock that was behind, never too late.
 ///
 /// # Errors
 /// `/proc` is not mounted, or holds something else.
 pub fn booted() -> Result<Duration> {
+    let mounted = Path::new("/proc").metadata().and_then(|m| m.modified());
+    let mounted = mounted.map_err(|e| Error::io("stat", Path::new("/proc"), &e))?;
+    let mounted = mounted.duration_since(UNIX_EPOCH).unwrap_or_default();
     let path = Path::new("/proc/uptime");
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
     let uptime = text.split_whitespace().next().and_then(|seconds| seconds.parse::<f64>().ok());
     uptime
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .map(|uptime| now().saturating_sub(uptime))
+        .map(|uptime| now().saturating_sub(uptime).min(mounted))
         .ok_or_else(|| Error::text("read", path, format!("{text:?} is not a time")))
 }
 
@@ -57,7 +66,9 @@ mod tests {
     #[test]
     fn this_boot_began_before_now() {
         let before = booted().expect("on Linux");
-        assert!(before < now() && before > Duration::ZERO);
+        assert!(before < now());
+        let mounted = Path::new("/proc").metadata().and_then(|m| m.modified()).expect("mounted");
+        assert!(before <= mounted.duration_since(UNIX_EPOCH).expect("after 1970"));
     }
 
     #[test]

@@ -3,26 +3,29 @@
 
 use crate::conf::Plan;
 use crate::io;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Owner, Stale};
 use crate::range::RangeSet;
 use cni::{AttachmentId, Error, IpConfig, Request, Result, Success};
+use linux::netns::Trace;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 
 /// One address of each set, or none at all: what it took it gives back when it
 /// fails, and nothing else.
 pub(crate) fn all(ledger: &mut Ledger, plan: &Plan, request: &Request) -> Result<Vec<IpConfig>> {
-    let owner = request.attachment();
-    let held = held_by_set(ledger, plan, &owner)?;
-    let netns = netns(request);
+    let netns = request.netns.as_deref().and_then(Trace::of);
+    let owner = Owner { id: request.attachment(), netns };
+    let held = held_by_set(ledger, plan, &owner.id)?;
     let mut taken = Vec::new();
     let sets = plan.sets.iter().zip(&plan.requested).zip(held).enumerate();
     let given: Result<Vec<IpConfig>> = sets
         .map(|(i, ((set, requested), held))| {
             let ip = match (held, requested) {
-                (Some(held), _) => held,
+                (Some(held), _) => {
+                    ledger.renew(held, &owner).map_err(io)?;
+                    held
+                }
                 (None, requested) => {
-                    let ip = one(ledger, i, set, *requested, &owner, netns)?;
+                    let ip = one(ledger, i, set, *requested, &owner)?;
                     taken.push(ip);
                     ip
                 }
@@ -33,7 +36,7 @@ pub(crate) fn all(ledger: &mut Ledger, plan: &Plan, request: &Request) -> Result
         })
         .collect();
     given.map_err(|error| {
-        let undo = ledger.take_back(&taken, &owner);
+        let undo = ledger.take_back(&taken, &owner.id);
         undo.into_iter().fold(error, |error, e| error.with_details(format!("undo: {e}")))
     })
 }
@@ -78,26 +81,36 @@ fn one(
     i: usize,
     set: &RangeSet,
     requested: Option<IpAddr>,
-    owner: &AttachmentId,
-    netns: u32,
+    owner: &Owner,
 ) -> Result<IpAddr> {
     let mut turn = ledger.turn(i).map_err(io)?;
     if let Some(ip) = requested {
-        return match ledger.reserve(ip, owner, netns, &mut turn).map_err(io)? {
-            None => Ok(ip),
-            Some(holder) => Err(refused(
-                i,
-                format!("requested IP address {ip} is not available in range set {set}: {holder}"),
-            )),
+        let Some(holder) = ledger.reserve(ip, owner, &mut turn).map_err(io)? else {
+            return Ok(ip);
         };
+        if let Some(stale) = ledger.stale(&|other| other == ip).map_err(io)? {
+            return ledger.take_over(&stale, owner, &mut turn).map(|()| ip).map_err(io);
+        }
+        return Err(refused(
+            i,
+            format!("requested IP address {ip} is not available in range set {set}: {holder}"),
+        ));
     }
     while let Some(ip) = ledger.next_free(set, turn.last).map_err(io)? {
         // Else it was taken after all, which the ledger has learned by now.
-        if ledger.reserve(ip, owner, netns, &mut turn).map_err(io)?.is_none() {
+        if ledger.reserve(ip, owner, &mut turn).map_err(io)?.is_none() {
             return Ok(ip);
         }
     }
-    Err(refused(i, exhausted(set)))
+    let stale = stale(ledger, set)?.ok_or_else(|| refused(i, exhausted(set)))?;
+    ledger.take_over(&stale, owner, &mut turn).map_err(io)?;
+    Ok(stale.ip)
+}
+
+/// The lease of `set` to take over where no address is left.
+fn stale(ledger: &Ledger, set: &RangeSet) -> Result<Option<Stale>> {
+    let may = |ip| set.range_of(ip).is_some() && set.refusal(ip).is_none();
+    ledger.stale(&may).map_err(io)
 }
 
 fn exhausted(set: &RangeSet) -> String {
@@ -106,13 +119,6 @@ fn exhausted(set: &RangeSet) -> String {
 
 fn refused(i: usize, cause: String) -> Error {
     Error::internal(format!("failed to allocate for range {i}: {cause}"))
-}
-
-/// The inode of the container's network namespace, 0 when it has none that can
-/// be named.
-fn netns(request: &Request) -> u32 {
-    let inode = request.netns.as_deref().and_then(|path| path.metadata().ok()).map(|m| m.ino());
-    inode.and_then(|inode| inode.try_into().ok()).unwrap_or(0)
 }
 
 /// Does the attachment hold an address, and all those of the previous result
@@ -158,12 +164,13 @@ pub(crate) fn remove(ledger: &mut Ledger, request: &Request) -> Result<()> {
     Error::join(ledger.release(&held, &owner).into_iter().map(io).collect())
 }
 
-/// Has every set an address left?
+/// Has every set an address left, or a lease that may be taken over?
 pub(crate) fn verify_free(ledger: &mut Ledger, plan: &Plan) -> Result<()> {
     for (i, set) in plan.sets.iter().enumerate() {
         // As ADD would, which fails when it cannot move round robin on.
         let turn = ledger.turn(i).map_err(io)?;
-        if ledger.next_free(set, turn.last).map_err(io)?.is_none() {
+        let free = ledger.next_free(set, turn.last).map_err(io)?;
+        if free.is_none() && stale(ledger, set)?.is_none() {
             return Err(refused(i, exhausted(set)));
         }
     }

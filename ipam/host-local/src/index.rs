@@ -36,7 +36,7 @@ const PAGES: &str = "pages";
 const OWNERS: &str = "owners";
 const MODE: u32 = 0o600;
 const MAGIC: u64 = u64::from_le_bytes(*b"oxcni hl");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const PAGE_BYTES: usize = 48;
 /// 10 s, in nanoseconds: what separates a stamp from the clock. More than the
 /// clock is ever set back by a time daemon that slews.
@@ -163,10 +163,20 @@ impl Index {
         self.table.get(owner, address).ok().flatten()
     }
 
+    /// What is known of all leases.
+    pub(crate) fn entries(&self) -> Result<Vec<Entry>> {
+        self.table.entries()
+    }
+
+    /// Which boot it was written in, the part that an [`Entry`] keeps.
+    pub(crate) fn boot(&self) -> u32 {
+        self.head.boot as u32
+    }
+
     /// All of it, to be written anew.
     pub(crate) fn found(&self) -> Result<Found> {
         Ok(Found {
-            entries: self.table.entries()?,
+            entries: self.entries()?,
             occupied: self.occupied.clone(),
             old_format: self.has_old_format(),
             walked: self.walked(),

@@ -54,6 +54,11 @@ impl Holder {
     }
 }
 
+/// The content of a lease.
+pub(crate) fn content(owner: &AttachmentId) -> String {
+    format!("{}\r\n{}", owner.container_id, owner.ifname)
+}
+
 /// `held by container c1, interface eth0`
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,8 +108,7 @@ impl Leases {
         owner: &AttachmentId,
         spare: Option<&Dir>,
     ) -> Result<Created> {
-        let (name, content) =
-            (ip.to_string(), format!("{}\r\n{}", owner.container_id, owner.ifname));
+        let (name, content) = (ip.to_string(), content(owner));
         // Twice, because what is found may be nobody's; after that somebody
         // is at work who does not take the lock.
         for _ in 0..2 {
@@ -121,12 +125,23 @@ impl Leases {
         Ok(Created::Taken(self.holder(ip)))
     }
 
-    /// Whose the lease of `ip` is.
-    pub(crate) fn holder(&self, ip: IpAddr) -> Holder {
-        self.read(&ip.to_string()).0
+    /// Makes `content` that of the lease of `ip`, which is there, so that at no
+    /// time it looks free. Answers when it was made, in nanoseconds since 1970.
+    pub(crate) fn replace(&self, ip: IpAddr, content: &str, spare: Option<&Dir>) -> Result<u64> {
+        let spare = spare.unwrap_or(&self.dir);
+        self.dir.replace_from(spare, ip.to_string(), LEASE_MODE, content.as_bytes())
     }
 
-    /// And when it was made.
+    /// Whose the lease of `ip` is.
+    pub(crate) fn holder(&self, ip: IpAddr) -> Holder {
+        self.found(ip).0
+    }
+
+    /// And when it was made, in nanoseconds since 1970; 0 is not known.
+    pub(crate) fn found(&self, ip: IpAddr) -> (Holder, u64) {
+        self.read(&ip.to_string())
+    }
+
     fn read(&self, name: &str) -> (Holder, u64) {
         match self.dir.read(name, LEASE_LIMIT) {
             Ok(file) => (Holder::parse(&file.content), file.modified),

@@ -5,7 +5,10 @@
 //! point, leaves an index that does not fit the directory any more, which the
 //! next one notices.
 
+mod stale;
 mod survey;
+
+pub(crate) use stale::Stale;
 
 use crate::conf::Place;
 use crate::cooldown::Resting;
@@ -14,6 +17,7 @@ use crate::leases::{Created, Holder, Leases, Turn};
 use crate::occupancy::Occupancy;
 use crate::range::{RangeSet, address, number};
 use cni::AttachmentId;
+use linux::netns::Trace;
 use std::net::IpAddr;
 use store::{Dir, Error, Result};
 
@@ -26,9 +30,17 @@ const DIR_MODE: u32 = 0o755;
 /// at the very moment a verb was at work, so that it went unnoticed.
 const DOUBT_AFTER: u64 = 60;
 
-/// Leases that a walk makes room for: 160 KiB, of which the system gives what is
+/// Leases that a walk makes room for: 192 KiB, of which the system gives what is
 /// used.
 const SOME: usize = 4096;
+
+/// Who gets an address.
+#[derive(Debug, Clone)]
+pub(crate) struct Owner {
+    pub(crate) id: AttachmentId,
+    /// The container's network namespace, where there is one.
+    pub(crate) netns: Option<Trace>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Ledger {
@@ -168,10 +180,9 @@ impl Ledger {
             }
             found.old_format |= matches!(holder, Holder::Container(_));
             if let Some(owner) = key_of(&holder) {
-                let known = previous.and_then(|index| index.entry(owner, n));
-                let same = known.filter(|entry| entry.made == made);
-                let unknown = Entry { owner, address: n, made, boot: 0, netns: 0 };
-                found.entries.push(same.unwrap_or(unknown));
+                let known = previous.and_then(|index| recorded(index, owner, n, made));
+                let unknown = Entry { owner, address: n, made, boot: 0, netns: 0, netns_id: 0 };
+                found.entries.push(known.unwrap_or(unknown));
             }
         })?;
         self.known = Known::Memory(found);
@@ -277,26 +288,23 @@ impl Ledger {
         self.leases.turn(set)
     }
 
-    /// Gives `ip` to `owner`, whose network namespace is `netns`, and moves
-    /// round robin on; or says who has it.
+    /// Gives `ip` to `owner`, and moves round robin on; or says who has it.
     ///
     /// # Errors
     /// Nothing was given.
     pub(crate) fn reserve(
         &mut self,
         ip: IpAddr,
-        owner: &AttachmentId,
-        netns: u32,
+        owner: &Owner,
         turn: &mut Turn,
     ) -> Result<Option<Holder>> {
         let n = number(ip);
         self.touched = true;
         // Before the lease, so that the lease is all there is to undo.
         self.leases.set_turn(turn, ip)?;
-        match self.leases.create(ip, owner, self.index_dir.as_ref())? {
+        match self.leases.create(ip, &owner.id, self.index_dir.as_ref())? {
             Created::At(made) => {
-                let (owner, boot) = (owner_key(owner), self.boot as u32);
-                self.insert(Entry { owner, address: n, made, boot, netns });
+                self.insert(self.entry_of(n, made, owner_key(&owner.id), owner.netns));
                 Ok(None)
             }
             Created::Taken(holder) => {
@@ -309,6 +317,12 @@ impl Ledger {
                 Ok(Some(holder))
             }
         }
+    }
+
+    /// Of a lease that was made just now.
+    fn entry_of(&self, address: u128, made: u64, owner: u64, netns: Option<Trace>) -> Entry {
+        let boot = self.boot as u32;
+        Entry { owner, address, made, boot, netns: 0, netns_id: 0 }.with_namespace(netns)
     }
 
     fn insert(&mut self, entry: Entry) {
@@ -355,7 +369,7 @@ impl Ledger {
         for (ip, keys) in leases {
             self.touched = true;
             match self.leases.remove(*ip) {
-                Ok(()) => removed.push((number(*ip), keys)),
+                Ok(()) => removed.push((number(*ip), *keys)),
                 Err(e) => errors.push(e),
             }
         }
@@ -363,10 +377,17 @@ impl Ledger {
         if let Some(resting) = &mut self.resting {
             removed.iter().for_each(|(n, _)| resting.add(*n, self.now));
         }
+        self.forget(&removed);
+        errors
+    }
+
+    /// Leases, in the order of their addresses, do not stand under these keys any
+    /// more.
+    fn forget(&mut self, removed: &[(u128, [u64; 2])]) {
         match &mut self.known {
             Known::Index(index) => {
                 for (n, keys) in removed {
-                    if keys.iter().any(|key| index.remove(*key, n).is_err()) {
+                    if keys.iter().any(|key| index.remove(*key, *n).is_err()) {
                         self.index_dir = None;
                     }
                 }
@@ -378,7 +399,6 @@ impl Ledger {
                 found.entries.retain(|entry| gone(entry).is_err());
             }
         }
-        errors
     }
 
     /// Removes every lease made before `started`, in nanoseconds since 1970,
@@ -454,6 +474,14 @@ impl Ledger {
 fn index_dir(place: &Place) -> Result<Dir> {
     let all = place.data_dir.join(INDEXES);
     Dir::create(all, INDEX_MODE)?.create_below(&place.network, INDEX_MODE)
+}
+
+/// What an index, however old, knows of the lease that `owner` has of `address`
+/// since `made`.
+fn recorded(index: &Index, owner: u64, address: u128, made: u64) -> Option<Entry> {
+    let entry = index.entry(owner, address).filter(|entry| entry.made == made)?;
+    // Whoever made it, it was there when the index was written.
+    Some(Entry { boot: if entry.boot == 0 { index.boot() } else { entry.boot }, ..entry })
 }
 
 /// What the holder of a lease stands under in the index.

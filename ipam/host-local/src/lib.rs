@@ -4,7 +4,7 @@
 //!
 //! | resource | where | made by | removed by |
 //! |---|---|---|---|
-//! | lease | `<dataDir>/<network>/<address>` | ADD | DEL, GC, a failed ADD |
+//! | lease | `<dataDir>/<network>/<address>` | ADD | DEL, GC, a failed ADD; an ADD that takes it over |
 //! | state of round robin | `<dataDir>/<network>/last_reserved_ip.<set>` | ADD | nobody: shared |
 //! | lock | `<dataDir>/<network>/lock` | the first verb | nobody: shared |
 //! | index, rests | `<dataDir>/.oxcni/<network>/` | whoever reads all leases | nobody: a hint, made anew when wrong or missing |

@@ -7,11 +7,12 @@
 
 use super::{mix, words};
 use cni::AttachmentId;
+use linux::netns::Trace;
 use store::{DataFile, Result};
 
 /// A lease. Boot and namespace are kept because the lease's own format has no
 /// room for them: they tell whether its owner can still be alive.
-// Packed, because many are in memory at once: 40 bytes in place of 48.
+// Packed, because many are in memory at once: 48 bytes in place of 64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, packed(8))]
 pub(crate) struct Entry {
@@ -27,6 +28,8 @@ pub(crate) struct Entry {
     pub(crate) boot: u32,
     /// Inode of the owner's network namespace; 0 is not known.
     pub(crate) netns: u32,
+    /// Which namespace of this boot it is; 0 is not known.
+    pub(crate) netns_id: u64,
 }
 
 /// What stands for an attachment in the table; for a lease of the old format
@@ -45,20 +48,21 @@ pub(crate) fn owner_key(owner: &AttachmentId) -> u64 {
 const EMPTY: u64 = 0;
 const REMOVED: u64 = u64::MAX;
 
-const SLOT: usize = 40;
+const SLOT: usize = 48;
 const HEAD: usize = 16;
 const MAGIC: u64 = u64::from_le_bytes(*b"oxcni ow");
 /// Slots read at once: nearly every search ends in the first lot.
 const LOT: u64 = 32;
-/// 10 KiB.
+/// 12 KiB.
 const LEAST_CAPACITY: u64 = 256;
-/// Slots written, or read, at once where all are: 20 KiB.
+/// Slots written, or read, at once where all are: 24 KiB.
 const MANY: u64 = 512;
 
 impl Entry {
     fn to_bytes(self) -> [u8; SLOT] {
         let last = u64::from(self.boot) << 32 | u64::from(self.netns);
-        let words = [self.owner, self.address as u64, (self.address >> 64) as u64, self.made, last];
+        let (low, high) = (self.address as u64, (self.address >> 64) as u64);
+        let words = [self.owner, low, high, self.made, last, self.netns_id];
         let mut bytes = [0; SLOT];
         for (slot, word) in bytes.chunks_exact_mut(8).zip(words) {
             slot.copy_from_slice(&word.to_le_bytes());
@@ -67,14 +71,26 @@ impl Entry {
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Entry> {
-        let [owner, low, high, made, last] = words::<5>(bytes)?;
+        let [owner, low, high, made, last, netns_id] = words::<6>(bytes)?;
         Some(Entry {
             owner,
             address: u128::from(high) << 64 | u128::from(low),
             made,
             boot: (last >> 32) as u32,
             netns: last as u32,
+            netns_id,
         })
+    }
+
+    /// The owner's namespace, where it is known.
+    pub(crate) fn namespace(&self) -> Option<Trace> {
+        (self.netns != 0).then_some(Trace { number: self.netns, id: self.netns_id })
+    }
+
+    /// The same with the owner's namespace.
+    pub(crate) fn with_namespace(self, namespace: Option<Trace>) -> Entry {
+        let (netns, netns_id) = namespace.map_or((0, 0), |trace| (trace.number, trace.id));
+        Entry { netns, netns_id, ..self }
     }
 }
 
@@ -241,7 +257,14 @@ mod tests {
     }
 
     fn entry(owner: u64, address: u128) -> Entry {
-        Entry { owner, address, made: address as u64 ^ 5, boot: u32::MAX - 1, netns: 0xf000_0001 }
+        Entry {
+            owner,
+            address,
+            made: address as u64 ^ 5,
+            boot: u32::MAX - 1,
+            netns: 0xf000_0001,
+            netns_id: owner ^ 3,
+        }
     }
 
     proptest! {

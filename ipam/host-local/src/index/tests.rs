@@ -7,7 +7,7 @@ const BOOT: u64 = 3;
 const STAMP: u64 = 1_700_000_000_123_456_789;
 
 fn entry(owner: u64, address: u128) -> Entry {
-    Entry { owner, address, made: 1, boot: 2, netns: 4 }
+    Entry { owner, address, made: 1, boot: 2, netns: 4, netns_id: 5 }
 }
 
 fn saved() -> (Temporary, Dir) {

@@ -1,6 +1,8 @@
 //! All leases, one by one, with what the index remembers of each.
 
-use super::{Ledger, key_of};
+use super::stale::of_former_boot;
+use super::{Ledger, key_of, recorded};
+use crate::index::Entry;
 use crate::leases::Holder;
 use crate::range::number;
 use crate::survey::Lease;
@@ -24,19 +26,17 @@ impl Ledger {
             super::Known::Index(index) => Some(&**index),
             super::Known::Memory(_) => outdated.as_ref(),
         };
-        let boot = self.boot as u32;
+        let boot = self.boot;
         // Not known, nothing is of a former one.
         let booted = store::booted().unwrap_or(Duration::ZERO);
         let mut doomed = Vec::new();
         self.leases.walk(|ip, holder, made| {
             let key = key_of(&holder);
-            let entry = key.and_then(|owner| index?.entry(owner, number(ip)));
-            let entry = entry.filter(|entry| entry.made == made);
+            let entry = key.and_then(|owner| recorded(index?, owner, number(ip), made));
+            let (owner, address) = (key.unwrap_or_default(), number(ip));
+            let unknown = Entry { owner, address, made, boot: 0, netns: 0, netns_id: 0 };
+            let of_former_boot = of_former_boot(&entry.unwrap_or(unknown), boot, booted);
             let made = Duration::from_nanos(made);
-            let of_former_boot = match entry.map_or(0, |entry| entry.boot) {
-                0 => made != Duration::ZERO && made < booted,
-                known => boot != 0 && known != boot,
-            };
             let removable = !matches!(holder, Holder::Unknown(_));
             let lease = Lease { address: ip, holder, made, of_former_boot };
             if is_doomed(&lease) && removable {

@@ -1,4 +1,5 @@
 mod model;
+mod stale;
 
 use super::*;
 use crate::range::RangeConf;
@@ -81,6 +82,10 @@ fn id(container_id: &str) -> AttachmentId {
     AttachmentId { container_id: container_id.to_owned(), ifname: "eth0".to_owned() }
 }
 
+fn owner_of(container_id: &str) -> Owner {
+    Owner { id: id(container_id), netns: Some(Trace { number: 7, id: 8 }) }
+}
+
 fn ip(text: &str) -> IpAddr {
     text.parse().expect(text)
 }
@@ -88,7 +93,7 @@ fn ip(text: &str) -> IpAddr {
 fn give(ledger: &mut Ledger, set: &RangeSet, owner: &str) -> Option<IpAddr> {
     let mut turn = ledger.turn(0).expect("readable");
     while let Some(ip) = ledger.next_free(set, turn.last).expect("readable") {
-        if ledger.reserve(ip, &id(owner), 7, &mut turn).expect("it is ours").is_none() {
+        if ledger.reserve(ip, &owner_of(owner), &mut turn).expect("it is ours").is_none() {
             return Some(ip);
         }
     }
@@ -470,7 +475,7 @@ fn released_addresses_rest() {
     // What was taken back unused needs no rest.
     let mut ledger = f.open();
     let mut turn = ledger.turn(0).expect("readable");
-    ledger.reserve(ip("10.1.0.2"), &id("e"), 0, &mut turn).expect("it is free");
+    ledger.reserve(ip("10.1.0.2"), &owner_of("e"), &mut turn).expect("it is free");
     ledger.take_back(&[ip("10.1.0.2")], &id("e"));
     assert!(
         ledger.resting.as_ref().is_some_and(|r| r.oldest(|_| true) == Some(number(ip("10.1.0.2"))))
