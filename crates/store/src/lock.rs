@@ -11,11 +11,18 @@ use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-/// An exclusive advisory lock on a file. It ends with the value, and with the
-/// process whatever happens to it.
+/// An advisory lock on a file. It ends with the value, and with the process
+/// whatever happens to it.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+}
+
+/// Beside whom one has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    WithOthers,
 }
 
 /// Of the thread that waits; it makes one system call.
@@ -30,14 +37,31 @@ impl Lock {
     /// [`Error::is_timed_out`] after `wait`, naming who holds it;
     /// [`Error::is_not_plain`] for a symbolic link.
     pub fn take(dir: &Dir, name: impl AsRef<OsStr>, mode: u32, wait: Duration) -> Result<Lock> {
-        let name = name.as_ref();
+        Lock::acquire(dir, name.as_ref(), mode, wait, Sharing::Alone)
+    }
+
+    /// The same beside others who share it, like `flock -s -w SECONDS DIR/NAME`.
+    ///
+    /// # Errors
+    /// As [`Lock::take`].
+    pub fn share(dir: &Dir, name: impl AsRef<OsStr>, mode: u32, wait: Duration) -> Result<Lock> {
+        Lock::acquire(dir, name.as_ref(), mode, wait, Sharing::WithOthers)
+    }
+
+    fn acquire(
+        dir: &Dir,
+        name: &OsStr,
+        mode: u32,
+        wait: Duration,
+        sharing: Sharing,
+    ) -> Result<Lock> {
         let path = dir.path().join(name);
         // None is further away than the clock reaches.
         let deadline = Instant::now().checked_add(wait);
         loop {
             let file = open(dir, name, mode, &path)?;
             let left = deadline.map_or(wait, |d| d.saturating_duration_since(Instant::now()));
-            let file = match lock(file, left) {
+            let file = match lock(file, left, sharing) {
                 Ok(file) => file,
                 Err(Failed::Io(e)) => return Err(Error::io("lock", &path, &e)),
                 Err(Failed::TimedOut) => return Err(timed_out(dir, name, &path, wait)),
@@ -77,10 +101,14 @@ enum Failed {
 
 /// Tries; where that fails, a thread waits in the kernel's queue, and this one
 /// for the thread.
-fn lock(file: File, wait: Duration) -> Result<File, Failed> {
+fn lock(file: File, wait: Duration, sharing: Sharing) -> Result<File, Failed> {
     // Since Rust 1.89 `File` has methods of the same names, which win over
     // the trait's in a method call.
-    match FileExt::try_lock_exclusive(&file) {
+    let tried = match sharing {
+        Sharing::Alone => FileExt::try_lock_exclusive(&file),
+        Sharing::WithOthers => FileExt::try_lock_shared(&file),
+    };
+    match tried {
         Ok(()) => return Ok(file),
         Err(e) if e.kind() == ErrorKind::WouldBlock => {}
         Err(e) => return Err(Failed::Io(e)),
@@ -91,7 +119,11 @@ fn lock(file: File, wait: Duration) -> Result<File, Failed> {
     let (sender, receiver) = sync_channel(0);
     let waiting = move || {
         let locked = loop {
-            match FileExt::lock_exclusive(&file) {
+            let locked = match sharing {
+                Sharing::Alone => FileExt::lock_exclusive(&file),
+                Sharing::WithOthers => FileExt::lock_shared(&file),
+            };
+            match locked {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 other => break other,
             }

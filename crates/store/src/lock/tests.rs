@@ -55,6 +55,23 @@ fn a_holder_that_has_ended_is_told_as_such() {
 }
 
 #[test]
+fn several_share_it_and_nobody_has_it_alone_meanwhile() {
+    let temporary = Temporary::new();
+    let dir = temporary.open();
+    let first = Lock::share(&dir, "lock", 0o600, LONG).expect("nobody has it");
+    let second = Lock::share(&dir, "lock", 0o600, SHORT).expect("it is shared");
+    drop(first);
+    let refused = Lock::take(&dir, "lock", 0o600, SHORT).expect_err("it is shared");
+    assert!(refused.is_timed_out(), "{refused}");
+    drop(second);
+    let alone = Lock::take(&dir, "lock", 0o600, LONG).expect("it was given back");
+    let refused = Lock::share(&dir, "lock", 0o600, SHORT).expect_err("it is held");
+    drop(alone);
+    let text = refused.to_string();
+    assert!(text.contains(&format!("by process {} ", std::process::id())), "{text}");
+}
+
+#[test]
 fn a_waiter_gets_it_when_the_holder_lets_go() {
     let temporary = Temporary::new();
     let dir = temporary.open();
