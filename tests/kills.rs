@@ -194,8 +194,8 @@ pub(crate) fn residue(host: &Host, container: Option<&Container>) -> BTreeSet<St
     found.insert(host.exec("tc qdisc show"));
     for folder in ["/var/lib/cni", "/run/cni"].iter().filter(|path| Path::new(path).exists()) {
         let files = host.exec(format!("find {folder} -type f"));
-        let stays =
-            |file: &&str| !file.contains("/last_reserved_ip.") && !file.contains("/.oxcni/");
+        let staying = ["/last_reserved_ip.", "/.oxcni/", "/oxcni/locks/"];
+        let stays = |file: &&str| !staying.iter().any(|part| file.contains(part));
         found.extend(files.lines().filter(stays).map(str::to_owned));
     }
     if let Some(container) = container {

@@ -23,6 +23,7 @@ mod ipvlan;
 mod kills;
 mod leases;
 mod links;
+mod locks;
 mod logging;
 mod macvlan;
 mod masquerade;
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
     cases.extend(delegation::list());
     cases.extend(hostile::list());
     cases.extend(state::list());
+    cases.extend(locks::list());
     cases.extend(advisories::list());
     cases.extend(unprivileged::list());
     cases.extend(protocol::list());

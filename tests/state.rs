@@ -1,19 +1,16 @@
 //! What plugins keep on the disk, where somebody else can write or nobody can:
-//! planted files and links, wrong owners, full and read-only disks; and locks that
-//! are not given back. host-local's are in `host_local::faults`.
+//! planted files and links, wrong owners, full and read-only disks. host-local's are
+//! in `host_local::faults`.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use testkit::{Case, Container, Feature, Host, Netns as _, Outcome, with_previous_result};
 
-use crate::conf::{fixed, of_type, with};
+use crate::conf::{fixed, of_type};
 
 /// A plugin that keeps a file for each attachment.
 #[derive(Clone, Copy)]
@@ -83,12 +80,6 @@ pub(crate) fn list() -> Vec<Case> {
             }));
         }
     }
-    list.extend(testkit::cases! {
-        [Bridge, OurPlugins] a_frozen_holder_of_the_containers_lock,
-        [Bridge, OurPlugins] a_frozen_holder_of_the_hosts_lock,
-        [Macvlan, OurPlugins] a_frozen_holder_of_the_shims_lock,
-        [Vrf, Bridge, OurPlugins] a_frozen_holder_of_the_vrfs_lock,
-    });
     list
 }
 
@@ -161,7 +152,7 @@ impl<'h> Kept<'h> {
     }
 }
 
-fn behind_a_bridge(host: &Host, container: &Container) -> Value {
+pub(crate) fn behind_a_bridge(host: &Host, container: &Container) -> Value {
     let conf = of_type(host, "bridge", json!({"ipam": fixed(&["10.1.0.2/24"])}));
     host.plugin("bridge").add(container, "eth0", &conf).expect_result()
 }
@@ -270,89 +261,4 @@ fn a_read_only_disk_is_told_and_leaks_nothing(kept: &Kept<'_>) {
     kept.del().expect_ok();
     host.exec(format!("umount {directory}"));
     kept.expect_works();
-}
-
-/// A process that has the lock of a file and does nothing more.
-struct Holder(Child);
-
-impl Holder {
-    fn of(host: &Host, path: &str) -> Holder {
-        let mut flock = Command::new("flock");
-        flock.arg(path).args(["sh", "-c", "echo locked; read -r end"]);
-        flock.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = host.within(|| flock.spawn()).expect("util-linux is installed");
-        let mut said = String::new();
-        let output = child.stdout.take().expect("piped");
-        BufReader::new(output).read_line(&mut said).expect("readable");
-        assert_eq!(said, "locked\n");
-        host.exec(format!("kill -STOP {}", child.id()));
-        Holder(child)
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        // Its child ends with its input.
-        drop(self.0.kill());
-        drop(self.0.stdin.take());
-        drop(self.0.wait());
-    }
-}
-
-/// ADD gives up within a bound, with "try again"; afterwards it works.
-#[track_caller]
-fn expect_a_bound(host: &Host, lock: &str, add: impl Fn() -> Outcome, unchanged: &Container) {
-    let holder = Holder::of(host, lock);
-    let inside = unchanged.network_snapshot();
-    let before = host.snapshot();
-    let begin = Instant::now();
-    let outcome = add();
-    let took = begin.elapsed();
-    assert!(took < Duration::from_secs(30), "{took:?}");
-    outcome.expect_error(11, "");
-    inside.expect_same(&unchanged.network_snapshot());
-    host.expect_unchanged_but(&before, &["/var/lib/cni"]);
-    drop(holder);
-    host.wait_until("the lock is free", || host.try_exec(["flock", "-n", lock, "true"]).success());
-    add().expect_result();
-}
-
-fn a_frozen_holder_of_the_containers_lock(host: &Host) {
-    let pod = host.container("pod");
-    let result = behind_a_bridge(host, &pod);
-    let conf = with_previous_result(&of_type(host, "sbr", json!({})), &result);
-    let lock = pod.path().display().to_string();
-    expect_a_bound(host, &lock, || host.plugin("sbr").add(&pod, "eth0", &conf), &pod);
-    host.plugin("sbr").del(&pod, "eth0", &conf).expect_ok();
-}
-
-fn a_frozen_holder_of_the_vrfs_lock(host: &Host) {
-    let pod = host.container("pod");
-    let result = behind_a_bridge(host, &pod);
-    let conf = with_previous_result(&of_type(host, "vrf", json!({"vrfname": "blue"})), &result);
-    let lock = pod.path().display().to_string();
-    expect_a_bound(host, &lock, || host.plugin("vrf").add(&pod, "eth0", &conf), &pod);
-    host.plugin("vrf").del(&pod, "eth0", &conf).expect_ok();
-}
-
-const HOSTS_LOCK: &str = "/proc/self/ns/net";
-
-/// Those who are about to make a bridge's port only share it, so the holder has
-/// to be one who removes a bridge.
-fn a_frozen_holder_of_the_hosts_lock(host: &Host) {
-    let pod = host.container("pod");
-    let conf = of_type(host, "bridge", json!({"ipam": fixed(&["10.1.0.2/24"])}));
-    host.plugin("bridge").add(&pod, "eth0", &conf).expect_result();
-    host.plugin("bridge").del(&pod, "eth0", &conf).expect_ok();
-    expect_a_bound(host, HOSTS_LOCK, || host.plugin("bridge").add(&pod, "eth0", &conf), &pod);
-    host.plugin("bridge").del(&pod, "eth0", &conf).expect_ok();
-}
-
-fn a_frozen_holder_of_the_shims_lock(host: &Host) {
-    drop(host.outside());
-    let pod = host.container("pod");
-    let keys = json!({"master": "uplink", "hostShim": true, "ipam": fixed(&["192.0.2.10/24"])});
-    let conf = with(&of_type(host, "macvlan", json!({})), keys);
-    expect_a_bound(host, HOSTS_LOCK, || host.plugin("macvlan").add(&pod, "eth0", &conf), &pod);
-    host.plugin("macvlan").del(&pod, "eth0", &conf).expect_ok();
 }

@@ -48,6 +48,11 @@ const FAULTS: &[Fault] = &[
         host.exec("ip link add cni0 type veth peer name other");
         status(host, "bridge", json!({}))
     }),
+    ("bridge", "the folder of its lock cannot be written", &[], |host| {
+        host.exec("mkdir -p -m 700 /run/cni/oxcni/locks");
+        host.exec("mount -t tmpfs -o ro tmpfs /run/cni/oxcni/locks");
+        status(host, "bridge", json!({}))
+    }),
     (
         "bridge",
         "`ipMasqBackend` is `iptables`, and that is not installed",

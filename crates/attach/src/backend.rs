@@ -22,10 +22,12 @@
 //! [`Netfilter::open`] is called before the container is entered.
 
 use crate::kernel;
-use cni::{Error, Result};
-use linux::iptables::{self, Iptables, Program, Variant};
+use crate::lock::{self, Of, Patience};
+use cni::{Code, Error, Result};
+use linux::iptables::{self, Batch, Iptables, Program, Saved, Variant};
 use linux::nft::{Chain, Rule, Socket, Transaction, Verdict};
 use linux::{ErrorKind, Family};
+use std::time::Duration;
 
 /// What rules are made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,13 @@ impl Backend {
     }
 }
 
+/// How long one waits for others that change rules of iptables. Each takes some
+/// 5 ms, and those that wait are served in turn.
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the lock is for.
+const DOING: &str = "change rules of iptables";
+
 /// The two address families, as iptables keeps them apart.
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -62,6 +71,8 @@ pub struct Netfilter {
     /// `None` in a kernel without netfilter.
     nft: Option<Socket>,
     iptables: Iptables,
+    /// Of all that is removed by iptables.
+    patience: Patience,
 }
 
 impl Netfilter {
@@ -76,7 +87,8 @@ impl Netfilter {
             Err(e) if e.is_unsupported() => None,
             Err(e) => return Err(kernel(e)),
         };
-        Ok(Netfilter { nft, iptables: Iptables::open().map_err(kernel)? })
+        let iptables = Iptables::open().map_err(kernel)?;
+        Ok(Netfilter { nft, iptables, patience: Patience::default() })
     }
 
     /// nf_tables; `None` where the kernel has it not.
@@ -195,14 +207,53 @@ impl Netfilter {
         }
     }
 
+    /// Reads a table, lets `plan` fill a batch with what is missing, and applies
+    /// that: alone among all plugins on this host, so that nobody adds a shared
+    /// rule twice.
+    ///
+    /// # Errors
+    /// What the command said; [`is_timed_out`](linux::Error::is_timed_out) when
+    /// others take too long.
+    pub fn update(
+        &self,
+        program: &Program,
+        table: &str,
+        plan: impl FnOnce(&Saved, &mut Batch) -> linux::Result<()>,
+    ) -> linux::Result<()> {
+        let host = Of::Host(self.iptables.namespace());
+        let _alone = lock::alone(host, DOING, LOCK_LIMIT).map_err(|error| {
+            let timed_out = error.code() == Code::TRY_AGAIN;
+            let kind = if timed_out { ErrorKind::TimedOut } else { ErrorKind::Other };
+            linux::Error::with_kind(DOING, kind, error.to_string())
+        })?;
+        program.update(table, plan)
+    }
+
+    /// The same to remove what is there: goes on without the lock when others keep
+    /// it too long.
+    ///
+    /// # Errors
+    /// What the command said.
+    pub fn update_to_remove(
+        &self,
+        program: &Program,
+        table: &str,
+        plan: impl FnOnce(&Saved, &mut Batch) -> linux::Result<()>,
+    ) -> linux::Result<()> {
+        let _alone = self.patience.alone(Of::Host(self.iptables.namespace()), DOING);
+        program.update(table, plan)
+    }
+
     /// STATUS: could rules be made now?
     ///
     /// # Errors
     /// Code 50 when what is named is not there, or neither is.
     pub fn status(&self, named: Option<Backend>) -> Result<()> {
-        self.choose(named, "", &[])
-            .map(|_| ())
-            .map_err(|error| error.with_code(cni::Code::NOT_AVAILABLE))
+        match self.choose(named, "", &[]) {
+            Ok(Backend::Iptables) => lock::verify_host(),
+            Ok(Backend::Nftables) => Ok(()),
+            Err(error) => Err(error.with_code(Code::NOT_AVAILABLE)),
+        }
     }
 
     fn has_iptables(&self) -> bool {

@@ -4,6 +4,7 @@
 //! - [`undo`]: a scope that takes back what a failed ADD did
 //! - [`identity`]: names in the kernel, derived from the attachment
 //! - [`sandbox`]: the two network namespaces of a request
+//! - [`lock`]: the lock of a network namespace
 //! - [`ipam`]: the address plugin a configuration names
 //! - [`veth`]: the pair between host and container
 //! - [`addresses`]: addresses and routes of the container's link
@@ -36,6 +37,7 @@ pub mod filter;
 pub mod forwarding;
 pub mod identity;
 pub mod ipam;
+pub mod lock;
 pub mod mac;
 pub mod masquerade;
 pub mod mtu;

@@ -7,10 +7,8 @@
 
 use crate::kernel;
 use cni::{Code, Error, Request, Result};
-use linux::netns::{Lock, LockGuard};
 use linux::{Namespace, Socket};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 /// The host's and the container's side of one request.
 pub struct Sandbox<'r> {
@@ -69,39 +67,6 @@ pub fn namespace_if_there(request: &Request) -> Result<Option<Namespace>> {
 pub fn enter_namespace(namespace: &Namespace) -> Result<Socket> {
     namespace.enter().map_err(invalid_netns)?;
     Socket::route().map_err(kernel)
-}
-
-/// How long one waits for others who hold a namespace's lock. Each takes some
-/// milliseconds, 20 when it removes a link.
-const ALONE_LIMIT: Duration = Duration::from_secs(10);
-const ALONE_PAUSE: Duration = Duration::from_millis(1);
-
-/// Waits until nobody else has the lock of `namespace`, and takes it, `doing` what
-/// the error says.
-///
-/// # Errors
-/// Code 11 after ten seconds.
-pub fn alone(namespace: &Namespace, doing: &str) -> Result<LockGuard> {
-    let deadline = Instant::now() + ALONE_LIMIT;
-    loop {
-        if let Some(guard) = namespace.try_lock(Lock::Exclusive).map_err(kernel)? {
-            return Ok(guard);
-        }
-        if Instant::now() > deadline {
-            return Err(Error::new(
-                Code::TRY_AGAIN,
-                format!(
-                    "{doing}: others hold the network namespace {} locked and do not finish",
-                    namespace.path().display()
-                ),
-            ));
-        }
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a lock has no event with a bound; it is held for milliseconds"
-        )]
-        std::thread::sleep(ALONE_PAUSE);
-    }
 }
 
 /// Runs `act` in a namespace, on a thread of its own (100 us), for GC and others

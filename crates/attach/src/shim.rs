@@ -23,21 +23,31 @@ mod plan;
 pub use plan::{Kind, Plan, configured};
 
 use crate::identity::digest;
+use crate::lock::{self, Of, Patience};
 use crate::neighbours::set_if_there;
 use crate::parent::Parent;
-use crate::sandbox::{self, Sandbox};
+use crate::sandbox::Sandbox;
 use crate::{contained, ipam, kernel, verify};
 use cni::{AttachmentId, Attachments, Error, Network, NetworkName, Request, Result, Success};
 use ipnetwork::IpNetwork;
 use linux::addr::{self, Addr};
 use linux::link::{self, IpvlanMode, IpvlanSpec, Link, Mac, MacvlanMode, MacvlanSpec};
 use linux::neigh::{self, Neigh};
-use linux::netns::{LockGuard, Namespace};
+use linux::netns::Namespace;
 use linux::route::{self, Filter, Route, Scope};
 use linux::{Socket, sysctl};
 use plan::{Way, is_usable};
 use sha2::{Digest, Sha512};
 use std::net::IpAddr;
+use std::time::Duration;
+
+/// How long an ADD waits for others, each of which takes some milliseconds, 20
+/// when it removes a shim. Between counting the users and removing the shim
+/// nobody may join it.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a lock is for.
+const DOING: &str = "use the host shim";
 
 /// Makes sure of the shim and lets host and container reach each other by it.
 /// After a failure, [`leave`] takes back what was done.
@@ -59,7 +69,7 @@ pub fn join(
     let on_parent = addr::list(host, None, Some(parent.link.index)).map_err(kernel)?;
     let ways = plan.ways(parent, &on_parent, success)?;
     refuse_strict_reverse_path(sandbox, plan, parent, &ways)?;
-    let alone = alone(sandbox.home())?;
+    let alone = lock::alone(Of::Host(sandbox.home()), DOING, LOCK_LIMIT)?;
     let shim = ensure(sandbox, plan, parent)?;
     let attachment = sandbox.request.attachment();
     for route in routes_of(sandbox.request.network.name(), &attachment, shim.index, &ways) {
@@ -391,7 +401,7 @@ fn prune(
     if find()?.is_empty() {
         return Ok(());
     }
-    let _alone = alone(home)?;
+    let alone = Patience::default().alone(Of::Host(home), DOING);
     let prune_one = |shim: Link| {
         let filter = Filter { family: None, table: None, oif: Some(shim.index) };
         let routes = route::list(host, filter).map_err(kernel)?;
@@ -399,7 +409,7 @@ fn prune(
             .into_iter()
             .filter_map(|route| Some((route.priority.filter(|p| p & MARK != 0)?, route)))
             .collect();
-        if is_half_made(&shim) && !marked.is_empty() {
+        if is_half_made(&shim) && (alone.is_none() || !marked.is_empty()) {
             return Ok(());
         }
         let (stay, go): (Vec<_>, Vec<_>) = marked.into_iter().partition(|(mark, _)| keep(*mark));
@@ -417,7 +427,7 @@ fn prune(
 }
 
 /// Left by an ADD that was killed before it could say whose the link is. Nobody
-/// is about to use it while one is [`alone`].
+/// is about to use it while one has the lock.
 fn is_half_made(link: &Link) -> bool {
     let digits = link.name.strip_prefix("shim").unwrap_or_default();
     link.alias.is_none() && digits.len() == 11 && digits.bytes().all(|b| b.is_ascii_hexdigit())
@@ -428,11 +438,6 @@ fn gone_is_fine(outcome: linux::Result<()>) -> Result<()> {
         Err(e) if !e.is_not_found() => Err(kernel(e)),
         _ => Ok(()),
     }
-}
-
-/// Between counting the users and removing the shim nobody may join it.
-fn alone(home: &Namespace) -> Result<LockGuard> {
-    sandbox::alone(home, "use the host shim")
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! A [`Batch`] of rules of one address family is applied by one
 //! `iptables-restore --noflush --wait`: per table, all of it or nothing.
 //! [`Program::save`] reads a table back; [`Program::update`] reads, plans and
-//! applies under a lock, so that callers at once never add a shared rule twice.
+//! applies. Callers at once would add a shared rule twice: whoever adds such
+//! rules lets nobody else do so meanwhile.
 //!
 //! There are two kinds of iptables on a host, with separate rules
 //! ([`Variant`]). Which of them can hold rules is known without executing
@@ -35,17 +36,12 @@ mod stored;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{ErrorKind as IoErrorKind, Write};
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::family::Family;
@@ -72,13 +68,6 @@ pub const SEARCH: &[&str] = &[
 /// legacy commands share (/run/xtables.lock), where it is not given back. Who
 /// gives up has as long again for the undo.
 const WAIT_LIMIT_MS: u64 = 10_000;
-
-/// How long [`Program::update`] waits for others that do the same. Each takes
-/// some 5 ms, and those that wait are served in turn.
-const LOCK_LIMIT: Duration = Duration::from_secs(60);
-
-/// Of the thread that waits; it makes one system call.
-const LOCK_STACK: usize = 64 << 10;
 
 /// The kind of iptables, which decides where its rules are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -184,44 +173,10 @@ impl Iptables {
         self.patience_ms.store(left.saturating_sub(waited_ms), Ordering::Relaxed);
     }
 
-    /// Waits for the lock of this namespace's rules. It is a flock(2) on the
-    /// namespace's file: nothing on disk, gone with the process.
-    fn lock(&self) -> Result<Flock<File>> {
-        let doing = "lock the iptables rules";
-        // A lock belongs to an open file; a duplicate would share it.
-        let file = File::open(format!("/proc/self/fd/{}", self.namespace.as_fd().as_raw_fd()))
-            .map_err(|error| Error::from_io(doing, &error))?;
-        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((file, Errno::EWOULDBLOCK)) => file,
-            Err((_, errno)) => return Err(Error::from_errno(doing, errno as i32)),
-        };
-        let (sender, receiver) = sync_channel(0);
-        let wait = move || {
-            let mut file = file;
-            let locked = loop {
-                match Flock::lock(file, FlockArg::LockExclusive) {
-                    Err((same, Errno::EINTR)) => file = same,
-                    other => break other.map_err(|(_, errno)| errno),
-                }
-            };
-            // Nobody listens any more after the limit; the lock is then given
-            // back here.
-            let _ = sender.send(locked);
-        };
-        // It is not joined: after the limit it may wait as long as it takes.
-        std::thread::Builder::new()
-            .stack_size(LOCK_STACK)
-            .spawn(wait)
-            .map_err(|error| Error::from_io(doing, &error))?;
-        match receiver.recv_timeout(LOCK_LIMIT) {
-            Ok(Ok(lock)) => Ok(lock),
-            Ok(Err(errno)) => Err(Error::from_errno(doing, errno as i32)),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                Err(Error::timed_out(doing)
-                    .hint("another process holds it; /proc/locks tells which"))
-            }
-        }
+    /// The network namespace the commands act on.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 }
 
@@ -256,8 +211,8 @@ impl Program<'_> {
     }
 
     /// Applies a batch: all of it or, where one line is refused, nothing.
-    /// Executes nothing for an empty one. Without a lock of ours: whoever adds
-    /// rules that others add as well uses [`Program::update`].
+    /// Executes nothing for an empty one. Whoever adds rules that others add
+    /// as well uses [`Program::update`].
     ///
     /// Like `iptables-restore --noflush --wait`.
     ///
@@ -311,18 +266,16 @@ impl Program<'_> {
     }
 
     /// Reads a table, lets `plan` fill a batch for it with what is missing, and
-    /// applies that; alone among all callers in this network namespace.
+    /// applies that. Callers at once see to it that they do so in turn.
     ///
     /// # Errors
     ///
-    /// Those of [`Program::save`], `plan` and [`Program::restore`]; `TimedOut`
-    /// when others take too long.
+    /// Those of [`Program::save`], `plan` and [`Program::restore`].
     pub fn update(
         &self,
         table: &str,
         plan: impl FnOnce(&Saved, &mut Batch) -> Result<()>,
     ) -> Result<()> {
-        let _alone = self.host.lock()?;
         let saved = self.save(table)?;
         let mut batch = Batch::new(table);
         plan(&saved, &mut batch)?;

@@ -5,7 +5,7 @@ mod ended;
 
 pub use ended::{Trace, ended};
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -135,32 +135,6 @@ impl Namespace {
         })
     }
 
-    /// Takes the namespace's lock: a flock(2) on its file, which every process
-    /// that opens the namespace shares, with nothing on disk to leave behind.
-    /// Several can have it [shared](Lock::Shared); it is given back when the
-    /// guard is dropped, or the process dies. `None`: somebody else has it.
-    ///
-    /// # Errors
-    ///
-    /// Those of opening the file anew and of flock(2).
-    pub fn try_lock(&self, lock: Lock) -> Result<Option<LockGuard>> {
-        let failed = |error: &io::Error| {
-            Error::from_io(format!("lock network namespace {}", self.path.display()), error)
-        };
-        // A lock belongs to an open file; a duplicate would share it.
-        let file = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
-            .map_err(|error| failed(&error))?;
-        let locked = match lock {
-            Lock::Shared => file.try_lock_shared(),
-            Lock::Exclusive => file.try_lock(),
-        };
-        match locked {
-            Ok(()) => Ok(Some(LockGuard { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(failed(&error)),
-        }
-    }
-
     /// A socket for its links, addresses and routes, while the calling thread
     /// stays where it is (a thread of its own goes there to open it, 100 us).
     ///
@@ -219,22 +193,6 @@ fn is_network_namespace(file: &File) -> io::Result<bool> {
     // SAFETY: the request takes no argument and the descriptor is open.
     let kind = unsafe { ns_get_nstype(file.as_raw_fd()) }?;
     Ok(kind == CloneFlags::CLONE_NEWNET.bits())
-}
-
-/// See [`Namespace::try_lock`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lock {
-    /// Several at a time.
-    Shared,
-    /// Alone.
-    Exclusive,
-}
-
-/// A lock that is held; see [`Namespace::try_lock`]. Closing the file gives it
-/// back.
-#[derive(Debug)]
-pub struct LockGuard {
-    _file: File,
 }
 
 impl AsFd for Namespace {

@@ -389,11 +389,12 @@ fn add_files(lines: &mut Vec<String>, folder: &Path) {
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     for path in paths {
-        // The test's own files; the machine's, behind a stand-in; the lock
-        // that iptables leaves.
+        // The test's own files; the machine's, behind a stand-in; the locks
+        // that iptables and we leave.
         if path == Path::new(SCRATCH)
             || path == Path::new("/run/machine")
             || path == Path::new("/run/xtables.lock")
+            || path == Path::new("/run/cni/oxcni/locks")
         {
             continue;
         }
@@ -402,7 +403,10 @@ fn add_files(lines: &mut Vec<String>, folder: &Path) {
         let owner = format!("{}:{}", metadata.uid(), metadata.gid());
         let shown = path.display();
         if metadata.is_dir() {
-            lines.push(format!("file: {shown}/ {mode:o} {owner}"));
+            // Those that lead to our locks stay as well.
+            if !Path::new("/run/cni/oxcni").starts_with(&path) {
+                lines.push(format!("file: {shown}/ {mode:o} {owner}"));
+            }
             add_files(lines, &path);
         } else if metadata.is_symlink() {
             let target = fs::read_link(&path).unwrap_or_default();

@@ -27,6 +27,7 @@ use attach::addresses::{self, Target, Uniqueness};
 use attach::backend::Netfilter;
 use attach::forwarding::Forwarding;
 use attach::ipam;
+use attach::lock;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
 use attach::{contained, kernel, verify, veth};
@@ -117,6 +118,7 @@ impl Plugin for Bridge {
         if plan.is_gateway && plan.ipam.is_some() {
             Forwarding::status()?;
         }
+        lock::verify_host()?;
         filter::status(&plan)?;
         ipam::status(network)
     }

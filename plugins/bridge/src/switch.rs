@@ -4,40 +4,25 @@
 
 use crate::conf::Plan;
 use crate::mac_text;
+use attach::lock::{self, Held, Of};
 use attach::sandbox::Sandbox;
 use attach::undo::Undo;
 use attach::{ability, kernel, verify, veth};
 use cni::{Code, Error, Result, Success};
 use linux::Socket;
 use linux::link::{self, BridgeSpec, Change, Link, LinkInfo, Mac};
-use linux::netns::{Lock, LockGuard, Namespace};
-use std::time::{Duration, Instant};
+use linux::netns::Namespace;
+use std::time::Duration;
 
-/// How long an ADD waits for another that is taking its bridge back, which
-/// takes 15 ms unless the process was stopped in the middle.
+/// How long an ADD waits for others that need the host to themselves: one that
+/// takes its bridge back, 15 ms; those that change rules of iptables or use a host
+/// shim, some milliseconds each.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
-const JOIN_PAUSE: Duration = Duration::from_millis(2);
 
 /// From making sure of the bridge until the port is on it, nobody may take the
 /// bridge back.
-pub(crate) fn join(host: &Namespace) -> Result<LockGuard> {
-    let deadline = Instant::now() + JOIN_LIMIT;
-    loop {
-        if let Some(guard) = host.try_lock(Lock::Shared).map_err(kernel)? {
-            return Ok(guard);
-        }
-        if Instant::now() > deadline {
-            return Err(Error::new(
-                Code::TRY_AGAIN,
-                "join the bridge: another ADD is taking it back and does not finish",
-            ));
-        }
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a lock has no event with a bound; contention is a failed first ADD"
-        )]
-        std::thread::sleep(JOIN_PAUSE);
-    }
+pub(crate) fn join(host: &Namespace) -> Result<Held> {
+    lock::shared(Of::Host(host), "join the bridge", JOIN_LIMIT)
 }
 
 /// Makes sure that the bridge is there and up, with its own address from the
@@ -135,7 +120,7 @@ pub(crate) fn restore<'r>(
 /// Takes the bridge back unless somebody has joined it meanwhile, or is about
 /// to.
 fn withdraw(sandbox: &mut Sandbox, index: u32) -> Result<()> {
-    let Some(_alone) = sandbox.home().try_lock(Lock::Exclusive).map_err(kernel)? else {
+    let Some(_alone) = lock::alone_now(Of::Host(sandbox.home()))? else {
         return Ok(());
     };
     if link::list_ports(sandbox.host(), index).map_err(kernel)?.is_empty() {

@@ -43,7 +43,7 @@ const STAGE_2: &str = "CNI-ISOLATION-STAGE-2";
 pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<()> {
     for family in families(claimant) {
         let program = netfilter.need_iptables(family)?;
-        program.update(TABLE, |saved, batch| {
+        netfilter.update(&program, TABLE, |saved, batch| {
             add::plan(saved, claimant, family, batch);
             Ok(())
         })?;

@@ -25,7 +25,7 @@ use attach::ipam;
 use attach::parent::{self, Parent, Place};
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{neighbours, shim, verify};
+use attach::{lock, neighbours, shim, verify};
 use cni::{Error, Network, Plugin, Request, Result, Success, Version};
 use conf::{Addresses, Plan, Sources};
 use linux::link::{IpvlanMode, IpvlanSpec, Link, LinkInfo};
@@ -99,6 +99,7 @@ impl Plugin for Ipvlan {
             parent::status(&plan.parent, plan.mtu)?;
         }
         plan.place.status(KIND, "ipvlan")?;
+        plan.shim.as_ref().map_or(Ok(()), |_| lock::verify_host())?;
         ipam::status(network)
     }
 }

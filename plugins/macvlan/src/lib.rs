@@ -25,7 +25,7 @@ use attach::ipam;
 use attach::parent::{self, Parent, Place};
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{kernel, neighbours, shim, verify};
+use attach::{kernel, lock, neighbours, shim, verify};
 use cni::{Error, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::ErrorKind;
@@ -94,6 +94,7 @@ impl Plugin for Macvlan {
             parent::status(&plan.parent, plan.mtu)?;
         }
         plan.place.status(KIND, "macvlan")?;
+        plan.shim.as_ref().map_or(Ok(()), |_| lock::verify_host())?;
         ipam::status(network)
     }
 }

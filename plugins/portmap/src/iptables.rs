@@ -68,7 +68,7 @@ pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<R
         programs.push((netfilter.need_iptables(target.family())?, target));
     }
     for (at, (program, target)) in programs.iter().enumerate() {
-        let outcome = add_family(program, claimant, target);
+        let outcome = add_family(netfilter, program, claimant, target);
         if at > 0 && !matches!(outcome, Ok(Ok(()))) {
             // The other family's rules.
             if let Err(e) = crate::remove(claimant.request, &claimant.plan.hosts()) {
@@ -86,16 +86,17 @@ pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<R
 }
 
 fn add_family(
+    netfilter: &Netfilter,
     program: &Program,
     claimant: &Claimant,
     target: &Target,
 ) -> linux::Result<Result<()>> {
     // Before anything leads to 127.0.0.1.
     if target.at_loopback {
-        guard_loopback(program)?;
+        guard_loopback(netfilter, program)?;
     }
     let mut conflict = Ok(());
-    let updated = program.update(TABLE, |saved, batch| {
+    let updated = netfilter.update(program, TABLE, |saved, batch| {
         conflict = Adding { saved, claimant, target }.plan(batch);
         if conflict.is_err() {
             *batch = Batch::new(TABLE);
@@ -111,8 +112,8 @@ fn add_family(
 
 /// Drops what arrives from elsewhere with an address of the host's loopback
 /// link, before connections are tracked: see [`crate::loopback`].
-fn guard_loopback(program: &Program) -> linux::Result<()> {
-    program.update("raw", |saved, batch| {
+fn guard_loopback(netfilter: &Netfilter, program: &Program) -> linux::Result<()> {
+    netfilter.update(program, "raw", |saved, batch| {
         for rule in guard_rules() {
             if !saved.has("PREROUTING", &rule) {
                 batch.append("PREROUTING", rule);

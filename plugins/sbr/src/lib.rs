@@ -18,6 +18,7 @@ mod conf;
 mod record;
 mod routing;
 
+use attach::lock::{self, Of, Patience};
 use attach::records::{Origin, Records, Slot};
 use attach::{ability, chained, kernel, notice, sandbox, undo, verify};
 use cni::{Code, Error, Network, Plugin, Request, Result, Success, Version};
@@ -30,6 +31,11 @@ use record::Record;
 use routing::{Routing, Wanted};
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long an ADD waits for others, each of which takes some milliseconds. Two at
+/// once would choose the same table.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// The plugin.
 pub struct Sbr;
@@ -76,7 +82,7 @@ impl Plugin for Sbr {
         if let Some(namespace) = sandbox::namespace_if_there(request)?.or_else(recorded) {
             // A container that was started anew has nothing of the old one.
             let record = record.filter(|record| record.origin.is_of(&namespace));
-            remove(&namespace, record.as_ref(), Some(request))?;
+            remove(&namespace, record.as_ref(), Some(request), &Patience::default())?;
         }
         match (records, slot) {
             (Some(records), Some(slot)) => records.remove(&slot),
@@ -88,10 +94,11 @@ impl Plugin for Sbr {
         let Some(valid) = network.valid_attachments()? else { return Ok(()) };
         let Some(records) = Records::open(Path::new(record::DIRECTORY))? else { return Ok(()) };
         let lost = record::invalid(&records, network.name(), &valid)?;
+        let patience = Patience::default();
         let sweep = |slot: &Slot| {
             let record = record::of(slot);
             if let Some(namespace) = record.as_ref().and_then(|record| record.origin.namespace()) {
-                remove(&namespace, record.as_ref(), None)?;
+                remove(&namespace, record.as_ref(), None, &patience)?;
             }
             records.remove(slot)
         };
@@ -119,7 +126,8 @@ enum Beginning {
 /// Makes what is missing of rules and routes, and of the record.
 fn set_up(request: &Request, plan: &Plan, beginning: Beginning) -> Result<()> {
     let namespace = sandbox::namespace(request)?;
-    let _alone = alone(&namespace, request.ifname.as_str())?;
+    let doing = format!("route {} by source address", request.ifname);
+    let _alone = lock::alone(Of::Container(&namespace), &doing, LOCK_LIMIT)?;
     let socket = &sandbox::enter_namespace(&namespace)?;
     let link = routed_link(socket, request)?;
 
@@ -164,11 +172,6 @@ fn in_recorded_order(routes: Vec<Route>, earlier: Option<&Record>) -> Vec<Route>
     earlier.filter(is_same).map(|earlier| earlier.routes.clone()).unwrap_or(routes)
 }
 
-/// Two at once would choose the same table. Upstream locks the same file.
-fn alone(namespace: &Namespace, ifname: &str) -> Result<linux::netns::LockGuard> {
-    sandbox::alone(namespace, &format!("route {ifname} by source address"))
-}
-
 fn routed_link(socket: &Socket, request: &Request) -> Result<Link> {
     let ifname = request.ifname.as_str();
     link::find(socket, ifname).map_err(kernel)?.ok_or_else(|| {
@@ -206,10 +209,15 @@ fn verify_routing(now: &Routing, plan: &Plan, link: &Link, record: Option<&Recor
 
 /// DEL and GC: rules, tables and hints away, and the main table as it was. DEL of
 /// what has no record goes by the addresses, as upstream does.
-fn remove(namespace: &Namespace, record: Option<&Record>, request: Option<&Request>) -> Result<()> {
+fn remove(
+    namespace: &Namespace,
+    record: Option<&Record>,
+    request: Option<&Request>,
+    patience: &Patience,
+) -> Result<()> {
+    let _alone = patience.alone(Of::Container(namespace), "remove routes by source address");
     sandbox::inside(namespace, |socket| {
         let ifname = request.map(|request| request.ifname.as_str()).unwrap_or_default();
-        let _alone = alone(namespace, ifname)?;
         let index = index_of(socket, record, ifname)?;
         let addresses = match (record, request) {
             (Some(record), _) => record.rules.iter().map(|rule| rule.address).collect(),

@@ -19,16 +19,24 @@ mod member;
 
 use attach::addresses::Target;
 use attach::chained;
+use attach::lock::{self, Held, Of, Patience};
 use attach::sandbox;
 use attach::{ability, kernel, undo, verify};
 use cni::{Error, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::link::{self, Link};
-use linux::netns::LockGuard;
 use linux::{Namespace, Socket};
+use std::time::Duration;
 
 /// The plugin.
 pub struct Vrf;
+
+/// How long an ADD waits for others, each of which takes some milliseconds, 20
+/// when it removes a VRF.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the lock is for.
+const DOING: &str = "use a VRF";
 
 /// As upstream's.
 const VERSIONS: &[Version] = &[Version::V0_3_1, Version::V0_4_0, Version::V1_0_0, Version::V1_1_0];
@@ -91,7 +99,8 @@ impl Plugin for Vrf {
 
     fn del(&self, request: &Request) -> Result<()> {
         let Some(socket) = sandbox::enter_if_there(request)? else { return Ok(()) };
-        let _alone = alone()?;
+        let container = Namespace::current().map_err(kernel)?;
+        let _alone = Patience::default().alone(Of::Container(&container), DOING);
         let link = link::find(&socket, request.ifname.as_str()).map_err(kernel)?;
         let Some(vrf) = device::left_by(&socket, &request.network, link.as_ref())? else {
             return Ok(());
@@ -110,14 +119,16 @@ impl Plugin for Vrf {
 
     fn status(&self, network: &Network) -> Result<()> {
         Plan::new(network)?;
-        ability::links_in_containers("vrf", "vrf")
+        ability::links_in_containers("vrf", "vrf")?;
+        lock::verify_containers()
     }
 }
 
 /// Nobody joins a VRF between the look at its ports and its removal, and two
 /// that choose a table see each other.
-fn alone() -> Result<LockGuard> {
-    sandbox::alone(&Namespace::current().map_err(kernel)?, "use a VRF")
+fn alone() -> Result<Held> {
+    let container = Namespace::current().map_err(kernel)?;
+    lock::alone(Of::Container(&container), DOING, LOCK_LIMIT)
 }
 
 fn own_link(socket: &Socket, request: &Request) -> Result<Link> {

@@ -127,7 +127,7 @@ pub(super) fn ensure(netfilter: &Netfilter, owner: Owner, addresses: &[IpNetwork
         // As a rule there is nothing of the attachment, and one command does
         // it without reading what all the others have.
         if program.restore(&rules.new_batch()).is_err() {
-            program.update(TABLE, |saved, batch| {
+            netfilter.update(&program, TABLE, |saved, batch| {
                 rules.plan(saved, batch);
                 Ok(())
             })?;
@@ -202,7 +202,7 @@ pub(super) fn remove_legacy(
         let mut words = rule.as_words().iter();
         words.any(|word| word == "-s") && words.next().is_some_and(|word| sources.contains(word))
     };
-    program.update(TABLE, |saved, batch| {
+    netfilter.update_to_remove(&program, TABLE, |saved, batch| {
         let jumps = saved.chain(CHAIN).map(|chain| chain.rules.as_slice()).unwrap_or_default();
         let (own, others): (Vec<&Rule>, Vec<&Rule>) =
             jumps.iter().filter(|rule| rule.target() == Some(&name)).partition(is_own);
@@ -261,7 +261,7 @@ pub(super) fn sweep_legacy(
 ) -> Result<()> {
     let Some(program) = netfilter.legacy(family, TABLE) else { return Ok(()) };
     let stale = Stale::new(network, valid);
-    program.update(TABLE, |saved, batch| {
+    netfilter.update_to_remove(&program, TABLE, |saved, batch| {
         batch.remove_chains(saved, |name| {
             let rules = saved.chain(name).map(|chain| chain.rules.as_slice()).unwrap_or_default();
             is_chain_name(name)

@@ -5,7 +5,6 @@ use super::*;
 use crate::nft::{Socket, Transaction, Verdict};
 
 use std::net::IpAddr;
-use std::sync::{Arc, Barrier};
 
 use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
@@ -195,35 +194,6 @@ fn the_namespace_is_the_one_it_was_opened_in() {
         program.restore(&batch()).unwrap();
         assert!(program.save("nat").unwrap().chain("OURS").is_some());
         assert_eq!(Socket::open().unwrap().ruleset(None).unwrap().to_string(), "");
-    });
-}
-
-#[test]
-fn callers_at_once_add_a_shared_rule_once() {
-    in_namespace(|iptables| {
-        const CALLERS: usize = 8;
-        let shared = Rule::new("-m addrtype --dst-type LOCAL").jump("SHARED");
-        let start = Arc::new(Barrier::new(CALLERS));
-        std::thread::scope(|scope| {
-            for _ in 0..CALLERS {
-                scope.spawn(|| {
-                    start.wait();
-                    let program = iptables.program_of(Family::V4, Variant::Nft).unwrap();
-                    let ensured = program.update("nat", |saved, batch| {
-                        if saved.chain("SHARED").is_none() {
-                            batch.new_chain("SHARED");
-                        }
-                        if !saved.has("PREROUTING", &shared) {
-                            batch.append("PREROUTING", shared.clone());
-                        }
-                        Ok(())
-                    });
-                    ensured.unwrap();
-                });
-            }
-        });
-        let saved = iptables.program_of(Family::V4, Variant::Nft).unwrap().save("nat").unwrap();
-        assert_eq!(saved.chain("PREROUTING").unwrap().rules, [shared]);
     });
 }
 

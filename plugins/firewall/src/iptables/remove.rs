@@ -34,7 +34,7 @@ pub(crate) fn remove(netfilter: &Netfilter, leaving: &Leaving) -> Vec<Result<Vec
     let mut outcomes = Vec::new();
     for family in FAMILIES {
         if let Some(program) = netfilter.legacy(family, TABLE) {
-            outcomes.push(with(&program, family, leaving));
+            outcomes.push(with(netfilter, &program, family, leaving));
         }
         let in_nft = netfilter.nft().and_then(|socket| match socket {
             Some(socket) => is_in_nft(socket, family, leaving).map_err(kernel),
@@ -43,7 +43,7 @@ pub(crate) fn remove(netfilter: &Netfilter, leaving: &Leaving) -> Vec<Result<Vec
         match in_nft {
             Ok(false) => {}
             Ok(true) => match netfilter.iptables().program_of(family, Variant::Nft) {
-                Some(program) => outcomes.push(with(&program, family, leaving)),
+                Some(program) => outcomes.push(with(netfilter, &program, family, leaving)),
                 None => outcomes
                     .push(netfilter.need_iptables(family).map(|_| Vec::new()).map_err(kernel)),
             },
@@ -80,9 +80,14 @@ fn source_of(rule: &nft::Rule) -> Option<IpAddr> {
     })
 }
 
-fn with(program: &Program, family: Family, leaving: &Leaving) -> Result<Vec<Container>> {
+fn with(
+    netfilter: &Netfilter,
+    program: &Program,
+    family: Family,
+    leaving: &Leaving,
+) -> Result<Vec<Container>> {
     let mut gone = Vec::new();
-    let updated = program.update(TABLE, |saved, batch| {
+    let updated = netfilter.update_to_remove(program, TABLE, |saved, batch| {
         gone = plan(saved, family, leaving, batch);
         Ok(())
     });

@@ -133,7 +133,7 @@ pub(crate) fn legacy_in_the_way(
 pub(crate) fn move_legacy_aside(netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
     for target in &claimant.plan.targets {
         let Some(program) = netfilter.legacy(target.family(), TABLE) else { continue };
-        program.update(TABLE, |saved, batch| {
+        netfilter.update(&program, TABLE, |saved, batch| {
             Adding { saved, claimant, target }.plan_aside(batch);
             Ok(())
         })?;

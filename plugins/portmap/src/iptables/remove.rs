@@ -151,7 +151,7 @@ pub(crate) fn remove_legacy(netfilter: &Netfilter, leaving: &Leaving) -> Vec<Res
     let remove = |family| {
         let mut flows = Vec::new();
         let Some(program) = netfilter.legacy(family, TABLE) else { return Ok(flows) };
-        let removed = program.update(TABLE, |saved, batch| {
+        let removed = netfilter.update_to_remove(&program, TABLE, |saved, batch| {
             let entries = saved.chain(DNAT).map(|c| c.rules.as_slice()).unwrap_or_default();
             let goes = |name: &str| {
                 let Some(chain) = saved.chain(name) else { return false };
