@@ -1,8 +1,10 @@
 //! Whether a network namespace that was seen once has ended since.
 //!
 //! That its path is gone does not tell: it may be mounted elsewhere, or live in a
-//! process, in a descriptor, in a socket. What tells is its number. No two
-//! namespaces of any type have the same one at a time (`proc_alloc_inum`,
+//! process, in a descriptor, in a socket. Since Linux 6.18 the kernel answers, by the
+//! handle of the namespace, whether there is anything of it left (`nsfs_fh_to_dentry`,
+//! fs/nsfs.c). Before that, and where it may not be asked, what tells is its number. No
+//! two namespaces of any type have the same one at a time (`proc_alloc_inum`,
 //! fs/proc/generic.c), and it is given back when the last of them all has let go
 //! and the links in it are gone (`net_ns_ops`, the first registered, is the last
 //! to be undone: net/core/net_namespace.c at v6.18). So a namespace has ended
@@ -14,12 +16,14 @@
 //! Anything else, and any error, leaves it open.
 
 use super::NSFS_MAGIC;
+use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::statfs;
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsString};
 use std::fs::{self, File};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -55,29 +59,44 @@ impl Trace {
             }
         }
     }
+
+    /// What the kernel says of it; `None` when it says nothing.
+    fn has_ended(&self) -> Option<bool> {
+        // Any namespace's file stands for the file system that handles are of.
+        let any = File::open("/proc/thread-self/ns/net").ok().filter(|_| self.id != 0)?;
+        match Handle::of_trace(*self).open(&any) {
+            Ok(_) => Some(false),
+            Err(Errno::ESTALE) => Some(true),
+            Err(_) => None,
+        }
+    }
 }
 
 /// Which of them are known to have ended, in the same order.
 #[must_use]
 pub fn ended(traces: &[Trace]) -> Vec<bool> {
-    let mut ended = vec![false; traces.len()];
-    if let Some(highest) = traces.iter().map(|trace| trace.number).max() {
+    let mut known: Vec<Option<bool>> = traces.iter().map(Trace::has_ended).collect();
+    if let Some(highest) = unknown(traces, &known).map(|trace| trace.number).max() {
         let free = free_numbers(highest);
-        mark(traces, &mut ended, |trace| free.contains(&trace.number));
+        mark(traces, &mut known, |trace| free.contains(&trace.number));
     }
-    if ended.contains(&false) {
+    if unknown(traces, &known).next().is_some() {
         each_namespace(&mut |kind, number, path| {
-            mark(traces, &mut ended, |trace| {
+            mark(traces, &mut known, |trace| {
                 trace.number == number && is_another(kind, path, *trace)
             });
         });
     }
-    ended
+    known.into_iter().map(|ended| ended == Some(true)).collect()
 }
 
-fn mark(traces: &[Trace], ended: &mut [bool], has_ended: impl Fn(&Trace) -> bool) {
-    for (ended, trace) in ended.iter_mut().zip(traces) {
-        *ended = *ended || has_ended(trace);
+fn unknown<'t>(traces: &'t [Trace], known: &[Option<bool>]) -> impl Iterator<Item = &'t Trace> {
+    traces.iter().zip(known).filter(|(_, ended)| ended.is_none()).map(|(trace, _)| trace)
+}
+
+fn mark(traces: &[Trace], known: &mut [Option<bool>], has_ended: impl Fn(&Trace) -> bool) {
+    for (ended, trace) in known.iter_mut().zip(traces).filter(|(ended, _)| ended.is_none()) {
+        *ended = has_ended(trace).then_some(true);
     }
 }
 
@@ -216,6 +235,34 @@ impl Handle {
         };
         let is_one = code == 0 && handle.bytes == Handle::BYTES && handle.format == Handle::FORMAT;
         is_one.then_some(handle)
+    }
+
+    fn of_trace(trace: Trace) -> Handle {
+        Handle {
+            bytes: Handle::BYTES,
+            format: Handle::FORMAT,
+            id: trace.id,
+            kind: CloneFlags::CLONE_NEWNET.bits(),
+            number: trace.number,
+        }
+    }
+
+    /// Opens the namespace; `any` is a file of the same file system.
+    fn open(&self, any: &File) -> nix::Result<OwnedFd> {
+        #[expect(unsafe_code, reason = "neither std nor nix has open_by_handle_at(2)")]
+        // SAFETY: the handle is as long as it says, and only read.
+        let code = unsafe {
+            libc::syscall(
+                libc::SYS_open_by_handle_at,
+                any.as_raw_fd(),
+                std::ptr::from_ref(self),
+                libc::O_RDONLY | libc::O_CLOEXEC,
+            )
+        };
+        let fd = i32::try_from(Errno::result(code)?).map_err(|_| Errno::EBADF)?;
+        #[expect(unsafe_code, reason = "the system call gave a number")]
+        // SAFETY: it is a descriptor that nobody else has.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 }
 

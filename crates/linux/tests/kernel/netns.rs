@@ -1,8 +1,11 @@
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use linux::link::{VethPeer, VethSpec};
+use linux::netns::Trace;
 use linux::{Namespace, Socket, link, netns};
 
 use crate::host::{in_new_namespace, inside, new_namespace};
@@ -42,6 +45,23 @@ fn identity_follows_the_thread() {
         assert_ne!(here.id(), there.id());
         assert_eq!(inside(&there, |_| Namespace::current_id().unwrap()), there.id());
         assert_eq!(here.id(), Namespace::current_id().unwrap());
+    });
+}
+
+#[test]
+fn a_descriptor_keeps_a_namespace() {
+    in_new_namespace(|_| {
+        let there = new_namespace();
+        let path = format!("/proc/self/fd/{}", there.as_fd().as_raw_fd());
+        let trace = Trace::of(Path::new(&path)).unwrap();
+        assert_eq!(netns::ended(&[trace]), [false]);
+        drop(there);
+        // The kernel takes it apart in its own time.
+        let begin = Instant::now();
+        while netns::ended(&[trace]) == [false] {
+            assert!(begin.elapsed().as_secs() < 20, "it does not end");
+            std::thread::yield_now();
+        }
     });
 }
 
