@@ -25,13 +25,19 @@ impl Sysctl {
     /// Finds out which parameter `key` means.
     ///
     /// # Errors
-    /// Code 7: none below `net`.
+    /// Code 7: none below `net`, or a value of several lines, of which the kernel
+    /// would take the first.
     pub(crate) fn new(key: &str, value: &str, ifname: &str) -> Result<Sysctl> {
         let Some(path) = path_of(key, ifname) else {
             return Err(Error::invalid_config(format!(
                 "load network configuration: invalid net sysctl key: {key:?}: it must name a parameter below net, like net.ipv4.conf.IFNAME.arp_notify"
             )));
         };
+        if value.trim_end().contains(['\n', '\0']) {
+            return Err(Error::invalid_config(format!(
+                "load network configuration: invalid value of sysctl {key}: {value:?}: it must be one line"
+            )));
+        }
         Ok(Sysctl { key: key.to_owned(), path, value: value.to_owned() })
     }
 

@@ -66,6 +66,7 @@ fn what_is_wrong_is_named() {
         (r#","sysctl":{"kernel.hostname":"x"}"#, r#"invalid net sysctl key: "kernel.hostname""#),
         (r#","sysctl":{"net/../kernel/hostname":"x"}"#, "invalid net sysctl key"),
         (r#","sysctl":{"net.core.somaxconn":5}"#, "sysctl"),
+        (r#","sysctl":{"net.core.somaxconn":"5\n6"}"#, r#"somaxconn: "5\n6": it must be one line"#),
         (r#","mac":"zz""#, "parse MAC address \"zz\""),
         (r#","mac":"01:00:5e:00:00:01""#, "group address"),
         (r#","mtu":-1"#, "mtu -1"),
