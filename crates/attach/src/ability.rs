@@ -14,7 +14,11 @@ const PRIVILEGE: &str = "the plugin needs CAP_NET_ADMIN";
 /// # Errors
 /// Code 50: not permitted, or there is no such module.
 pub fn links(host: &Socket, kind: &str, module: &str) -> Result<()> {
-    match link::knows(host, kind).map_err(|e| unavailable(e.hint(PRIVILEGE)))? {
+    judge(link::knows(host, kind), kind, module)
+}
+
+fn judge(known: linux::Result<bool>, kind: &str, module: &str) -> Result<()> {
+    match known.map_err(|e| unavailable(e.hint(PRIVILEGE)))? {
         true => Ok(()),
         false => Err(Error::not_available(format!(
             "make a link of kind {kind}: the kernel lacks the module {module}"
@@ -33,7 +37,7 @@ pub fn links_in_containers(kind: &str, module: &str) -> Result<()> {
     let host = Socket::route().map_err(unavailable)?;
     match link::knows(&host, kind) {
         Err(e) if e.is_permission() => Ok(()),
-        _ => links(&host, kind, module),
+        known => judge(known, kind, module),
     }
 }
 

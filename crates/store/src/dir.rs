@@ -259,23 +259,31 @@ impl Dir {
     }
 
     fn move_new(&self, name: &OsStr, mode: u32, bytes: &[u8], spare: &Dir) -> Result<u64> {
+        self.move_from(spare, "create", name, mode, bytes, || match self.kind(name)? {
+            None => Ok(()),
+            Some(_) => Err(self.error("create", name, Errno::EEXIST)),
+        })
+    }
+
+    /// Writes a file in `spare`, and moves it here if `may` has no objection then.
+    fn move_from(
+        &self,
+        spare: &Dir,
+        operation: &'static str,
+        name: &OsStr,
+        mode: u32,
+        bytes: &[u8],
+        may: impl FnOnce() -> Result<()>,
+    ) -> Result<u64> {
         spare.remove(NEW)?;
         let modified = spare.write_excl(OsStr::new(NEW), mode, bytes)?;
-        let moved = match self.kind(name) {
-            Ok(None) => {
-                renameat(&spare.fd, NEW, &self.fd, name).map_err(|e| self.error("create", name, e))
-            }
-            Ok(Some(_)) => Err(self.error("create", name, Errno::EEXIST)),
-            Err(e) => Err(e),
-        };
-        match moved {
-            Ok(()) => Ok(modified),
-            Err(error) => {
-                // It holds nothing; the next one removes it first.
-                let _ = spare.remove(NEW);
-                Err(error)
-            }
-        }
+        let moved = may().and_then(|()| {
+            renameat(&spare.fd, NEW, &self.fd, name).map_err(|e| self.error(operation, name, e))
+        });
+        moved.map(|()| modified).inspect_err(|_| {
+            // It holds nothing; the next one removes it first.
+            let _ = spare.remove(NEW);
+        })
     }
 
     /// Makes `bytes` the content of `name`, as [`Dir::replace`] does, and returns
@@ -293,14 +301,7 @@ impl Dir {
         mode: u32,
         bytes: &[u8],
     ) -> Result<u64> {
-        let name = name.as_ref();
-        spare.remove(NEW)?;
-        let modified = spare.write_excl(OsStr::new(NEW), mode, bytes)?;
-        renameat(&spare.fd, NEW, &self.fd, name).map(|()| modified).map_err(|e| {
-            // It holds nothing; the next one removes it first.
-            let _ = spare.remove(NEW);
-            self.error("replace", name, e)
-        })
+        self.move_from(spare, "replace", name.as_ref(), mode, bytes, || Ok(()))
     }
 
     /// Makes a file and fills it; removes it again when that fails.
