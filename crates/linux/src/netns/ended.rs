@@ -60,11 +60,9 @@ impl Trace {
         }
     }
 
-    /// What the kernel says of it; `None` when it says nothing.
-    fn has_ended(&self) -> Option<bool> {
-        // Any namespace's file stands for the file system that handles are of.
-        let any = File::open("/proc/thread-self/ns/net").ok().filter(|_| self.id != 0)?;
-        match Handle::of_trace(*self).open(&any) {
+    /// What the kernel says of it, asked by `own`; `None` when it says nothing.
+    fn has_ended(&self, own: Option<&File>) -> Option<bool> {
+        match Handle::of_trace(*self).open(own.filter(|_| self.id != 0)?) {
             Ok(_) => Some(false),
             Err(Errno::ESTALE) => Some(true),
             Err(_) => None,
@@ -75,7 +73,12 @@ impl Trace {
 /// Which of them are known to have ended, in the same order.
 #[must_use]
 pub fn ended(traces: &[Trace]) -> Vec<bool> {
-    let mut known: Vec<Option<bool>> = traces.iter().map(Trace::has_ended).collect();
+    // Any namespace's file stands for the file system that handles are of. A kernel
+    // that gives none finds none either, which is no answer.
+    let own = Path::new("/proc/thread-self/ns/net");
+    let own = Handle::of(own).and_then(|_| File::open(own).ok());
+    let mut known: Vec<Option<bool>> =
+        traces.iter().map(|trace| trace.has_ended(own.as_ref())).collect();
     if let Some(highest) = unknown(traces, &known).map(|trace| trace.number).max() {
         let free = free_numbers(highest);
         mark(traces, &mut known, |trace| free.contains(&trace.number));

@@ -56,6 +56,10 @@ fn a_descriptor_keeps_a_namespace() {
         let trace = Trace::of(Path::new(&path)).unwrap();
         assert_eq!(netns::ended(&[trace]), [false]);
         drop(there);
+        if trace.id == 0 {
+            // Its number, by which older kernels tell, may be another test's by now.
+            return;
+        }
         // The kernel takes it apart in its own time.
         let begin = Instant::now();
         while netns::ended(&[trace]) == [false] {

@@ -4,13 +4,18 @@ use linux::link::{self, Mac};
 
 use crate::host::{in_new_namespace, tool, veth_pair};
 
-/// Addresses and routes of both families, without link-local ones.
+/// Addresses and routes of both families, without link-local ones. That there is a
+/// carrier the kernel finds out in its own time, so routes are shown without that.
 fn lines() -> BTreeSet<String> {
     let commands =
         ["ip -o address show dev a", "ip route show table all", "ip -6 route show table all"];
     let text = commands.map(tool).join("\n") + &tool("ip neighbour show nud permanent");
-    let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
-    lines.filter(|line| !["fe80:", "linkdown", "ff00::"].iter().any(|w| line.contains(w))).collect()
+    let words = |line: &str| {
+        let words = line.split_whitespace().filter(|word| !["dead", "linkdown"].contains(word));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let lines = text.lines().map(words);
+    lines.filter(|line| !["fe80:", "ff00::"].iter().any(|w| line.contains(w))).collect()
 }
 
 fn tools(commands: &[&str]) {
