@@ -6,7 +6,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, major, minor};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
@@ -144,11 +144,22 @@ fn lock(file: File, wait: Duration, sharing: Sharing) -> Result<File, Failed> {
 /// Of a holder that this process namespace does not show.
 const UNSEEN: &str = "of another process namespace, or by a child of a process that has ended";
 
+/// How often the holder is looked for. The kernel's list passes over a lock when
+/// one in front of it ends between two reads of the list.
+const LOOKS: usize = 5;
+
+/// The list in as few reads as the kernel allows: a page each.
+fn held_locks() -> io::Result<String> {
+    let mut text = String::with_capacity(64 << 10);
+    File::open("/proc/locks")?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 fn timed_out(dir: &Dir, name: &OsStr, path: &Path, wait: Duration) -> Error {
     let holder = open(dir, name, 0, path)
         .ok()
         .and_then(|file| fstat(file).ok())
-        .and_then(|stat| holder(&std::fs::read_to_string("/proc/locks").ok()?, &stat));
+        .and_then(|stat| (0..LOOKS).find_map(|_| holder(&held_locks().ok()?, &stat)));
     let process = holder.map(|pid| (pid, std::fs::read_to_string(format!("/proc/{pid}/comm"))));
     let by = match process {
         Some((pid, Ok(command))) => format!("by process {pid} ({})", command.trim_end()),
