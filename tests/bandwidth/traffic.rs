@@ -74,12 +74,27 @@ fn rate_after_burst(report: &Value) -> f64 {
     bytes * 8.0 / seconds
 }
 
+/// How often a sender is given the chance to fill what it may use.
+const TRIES: usize = 3;
+
+/// Never more than was promised, and not less: but a machine that is busy with other
+/// things keeps the sender from sending, so too little is measured again. Gives the
+/// last report of iperf3.
+///
 /// Headers and acknowledgements count for the kernel and not for iperf3: of a
 /// packet of 1514 bytes 1448 are data.
-fn expect_rate(report: &Value, promised: f64) {
-    let rate = rate_after_burst(report);
-    let off = (rate / promised - 1.0).abs();
-    assert!(off <= 0.1, "{rate:.0} bit/s, promised was {promised:.0}\n{report}");
+fn expect_rate(promised: f64, measure: impl Fn() -> Value) -> Value {
+    let mut rates = Vec::new();
+    loop {
+        let report = measure();
+        let part = rate_after_burst(&report) / promised;
+        rates.push(part);
+        assert!(part <= 1.1, "{rates:?} of {promised:.0} bit/s\n{report}");
+        if part >= 0.9 {
+            return report;
+        }
+        assert!(rates.len() < TRIES, "{rates:?} of {promised:.0} bit/s\n{report}");
+    }
 }
 
 const MBIT: u64 = 1_000_000;
@@ -96,10 +111,8 @@ fn two_rates() -> Value {
 fn both_directions_have_their_rates(host: &Host) {
     let pod = Pod::on_bridge(host, "pod");
     pod.add(host, &two_rates()).expect_result();
-    let to = send(host, host, &pod.container, "10.1.0.2", Way::ToContainer, 4);
-    expect_rate(&to, 40e6);
-    let from = send(host, host, &pod.container, "10.1.0.2", Way::FromContainer, 4);
-    expect_rate(&from, 15e6);
+    expect_rate(40e6, || send(host, host, &pod.container, "10.1.0.2", Way::ToContainer, 4));
+    expect_rate(15e6, || send(host, host, &pod.container, "10.1.0.2", Way::FromContainer, 4));
     pod.del(host, &two_rates()).expect_ok();
 }
 
@@ -109,8 +122,7 @@ fn one_limit_leaves_the_other_direction_alone(host: &Host) {
     pod.add(host, &conf).expect_result();
     let to = send(host, host, &pod.container, "10.1.0.2", Way::ToContainer, 2);
     assert!(rate_after_burst(&to) > 100e6, "{to}");
-    let from = send(host, host, &pod.container, "10.1.0.2", Way::FromContainer, 4);
-    expect_rate(&from, 10e6);
+    expect_rate(10e6, || send(host, host, &pod.container, "10.1.0.2", Way::FromContainer, 4));
 }
 
 fn a_default_burst_is_no_flood(host: &Host) {
@@ -118,8 +130,7 @@ fn a_default_burst_is_no_flood(host: &Host) {
     let conf = limits("net", &json!({"ingressRate": 20 * MBIT, "egressRate": 20 * MBIT}));
     pod.add(host, &conf).expect_result();
     for way in [Way::ToContainer, Way::FromContainer] {
-        let report = send(host, host, &pod.container, "10.1.0.2", way, 3);
-        expect_rate(&report, 20e6);
+        let report = expect_rate(20e6, || send(host, host, &pod.container, "10.1.0.2", way, 3));
         let sum = &report["end"]["sum_received"];
         let bits = sum["bytes"].as_f64().expect("a number") * 8.0;
         let seconds = sum["seconds"].as_f64().expect("a number");
@@ -140,7 +151,7 @@ fn slow_rates_get_their_packets_through(host: &Host) {
     let conf = limits("net", &json!({"ingressRate": 256_000, "egressRate": 256_000}));
     pod.add(host, &conf).expect_result();
     for way in [Way::ToContainer, Way::FromContainer] {
-        expect_rate(&send(host, host, &pod.container, "10.1.0.2", way, 8), 256e3);
+        expect_rate(256e3, || send(host, host, &pod.container, "10.1.0.2", way, 8));
     }
 }
 
@@ -157,10 +168,8 @@ fn shaped_in_the_container(host: &Host, plugin: &str) {
     assert_eq!(ifb["sandbox"], pod.container.path().display().to_string());
     assert_eq!(super::ifbs(&pod.container), [ifb["name"].as_str().expect("a name")]);
     pod.check(host, &two_rates()).expect_ok();
-    let to = send(host, &outside, &pod.container, "192.0.2.10", Way::ToContainer, 4);
-    expect_rate(&to, 40e6);
-    let from = send(host, &outside, &pod.container, "192.0.2.10", Way::FromContainer, 4);
-    expect_rate(&from, 15e6);
+    expect_rate(40e6, || send(host, &outside, &pod.container, "192.0.2.10", Way::ToContainer, 4));
+    expect_rate(15e6, || send(host, &outside, &pod.container, "192.0.2.10", Way::FromContainer, 4));
 
     pod.del(host, &two_rates()).expect_ok();
     assert_eq!(super::ifbs(&pod.container), [""; 0]);
