@@ -15,6 +15,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Shaping, Ifb] what_is_not_limited_is_left_alone,
         [Bridge, Shaping, Ifb] check_names_what_is_missing,
         [Bridge, Shaping, Ifb] large_values_are_right,
+        [Bridge, Shaping, Ifb, Ipv6] the_ifb_has_no_address,
         [Bridge, Shaping, Ifb] results_of_any_shape_are_understood,
         [Bridge, Shaping, Ifb] status_and_versions,
         [Macvlan, Shaping, Ifb] another_mtu_is_not_another_limit,
@@ -48,6 +49,14 @@ fn a_pair_is_shaped_at_its_host_end(host: &Host) {
     pod.check(host, &both()).expect_ok();
     assert!(!shown(&pod.container, "eth0").contains("tbf"));
     assert_eq!(ifbs(&pod.container), [""; 0]);
+}
+
+fn the_ifb_has_no_address(host: &Host) {
+    let pod = Pod::on_bridge(host, "pod");
+    pod.add(host, &both()).expect_result();
+    let ifb = ifbs(host).pop().expect("an ifb");
+    // Its kind has no duplicate address detection to wait for.
+    assert_eq!(host.addresses(&ifb), [""; 0]);
 }
 
 fn the_runtimes_limits_count_unless_there_are_others(host: &Host) {

@@ -33,6 +33,8 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge] both_ends_have_a_transmit_queue,
         // Upstream's names are random, and it leaves no alias.
         [Bridge] the_host_end_is_named_after_the_attachment,
+        // Upstream's has a link-local one, which nobody can reach.
+        [Bridge, Ipv6] the_host_end_has_no_ipv6_address,
         // Upstream only pins it when it adds a gateway address, and not even
         // then once the bridge has been without ports.
         [Bridge] the_bridges_mac_is_stable,
@@ -95,6 +97,25 @@ fn the_host_end_is_named_after_the_attachment(host: &Host) {
     let other = with(&conf, json!({"name": "other"}));
     let second = host.plugin("bridge").add(&one, "eth1", &other).expect_result();
     assert_ne!(host_end(&second), name);
+}
+
+fn the_host_end_has_no_ipv6_address(host: &Host) {
+    let conf = bridge(host, json!({"isGateway": true, "ipam": leased(&["2001:db8:1::/64"])}));
+    let (one, result) = attach(host, "one", &conf);
+    // ADD has waited for duplicate address detection of the other ones.
+    assert_eq!(host.addresses(&host_end(&result)), [""; 0]);
+    assert!(one.addresses("eth0").iter().any(|address| address.starts_with("fe80:")));
+    // A link with a smaller MTU has no IPv6 at all.
+    let conf = with(
+        &conf,
+        json!({"name": "small", "bridge": "cni1", "mtu": 1000,
+        "ipam": leased(&["10.1.0.0/24"])}),
+    );
+    let (two, result) = attach(host, "two", &conf);
+    assert_eq!(host.addresses(&host_end(&result)), [""; 0]);
+    host.plugin("bridge")
+        .check(&two, "eth0", &with(&conf, json!({"prevResult": result})))
+        .expect_ok();
 }
 
 fn the_mac_is_the_configured_one(host: &Host) {

@@ -71,6 +71,10 @@ pub fn create(sandbox: &Sandbox, spec: Spec) -> Result<Pair> {
             master: spec.master,
             up: true,
             alias: alias.as_deref(),
+            // A port of a bridge gives what it receives to the bridge; and where IPv6
+            // is forwarded, the kernel waits once more when a link with an address of
+            // it is deleted.
+            no_link_local: spec.master.is_some(),
             peer: VethPeer {
                 name: request.ifname.as_str(),
                 mac: Some(container_mac),

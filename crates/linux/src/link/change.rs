@@ -3,7 +3,10 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rtnetlink::packet_core::DefaultNla;
-use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoData, InfoKind, LinkAttribute,
+    LinkMessage,
+};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::{Mac, check_name};
@@ -129,6 +132,16 @@ impl Change {
         // Without NUL: an alias of length 0 is removed, one of "\0" is not.
         let attribute = DefaultNla::new(IFLA_IFALIAS, text.as_bytes().to_vec());
         self.add("alias", |builder| builder.append_extra_attribute(LinkAttribute::Other(attribute)))
+    }
+
+    /// `addrgenmode none`: it gets no link-local IPv6 address when it comes up. The
+    /// kernel refuses the whole request, as
+    /// [`is_unsupported`](crate::Error::is_unsupported), for a link without IPv6.
+    #[must_use]
+    pub fn no_link_local(self) -> Change {
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let attribute = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
+        self.add("addrgenmode", |builder| builder.append_extra_attribute(attribute))
     }
 
     /// `group NUMBER`

@@ -59,6 +59,9 @@ pub struct VethSpec<'a> {
     /// A text that says on it what it is for. The kernel takes none in the request
     /// that creates a link, so [`VethSpec::create`] sends two together.
     pub alias: Option<&'a str>,
+    /// Whether it does without a link-local IPv6 address, where it has IPv6 at all.
+    /// Sent together with the creation as well.
+    pub no_link_local: bool,
     /// The other end.
     pub peer: VethPeer<'a>,
 }
@@ -82,7 +85,7 @@ pub struct VethPeer<'a> {
 }
 
 impl VethSpec<'_> {
-    /// The request, but for the alias.
+    /// The request, but for what cannot be said in it.
     #[must_use]
     pub fn message(&self) -> Message {
         let peer = dressed(
@@ -124,9 +127,13 @@ impl VethSpec<'_> {
         for name in [self.name, self.peer.name] {
             check_name(&format!("create veth {} with peer {}", self.name, self.peer.name), name)?;
         }
-        let alias = self.alias.map(|alias| Change::new(0).name(self.name).alias(alias).message());
+        let change = || Change::new(0).name(self.name);
+        // In a request of its own: a link without IPv6 refuses it.
+        let no_link_local = self.no_link_local.then(|| change().no_link_local().message());
+        let alias = self.alias.map(|alias| change().alias(alias).message());
+        let further = alias.into_iter().chain(no_link_local);
         let mut link =
-            create_in_one(socket, self.message(), alias, self.name).map_err(|error| {
+            create_in_one(socket, self.message(), further, self.name).map_err(|error| {
                 if !error.is_exists() {
                     return error;
                 }
@@ -391,15 +398,15 @@ pub(super) fn create_message(operation: String, body: &LinkMessage) -> Message {
 /// Creates a link in the socket's namespace and answers it: by the echo of the
 /// kernel (6.2 and later), or by looking it up.
 fn create_here(socket: &Socket, message: Message, name: &str) -> Result<Link> {
-    create_in_one(socket, message, None, name)
+    create_in_one(socket, message, [], name)
 }
 
-/// [`create_here`], and then a further request about the link, in one send, which
-/// no kill divides.
+/// [`create_here`], and then further requests about the link, in one send, which
+/// no kill divides. What the kernel lacks for a further one is done without.
 fn create_in_one(
     socket: &Socket,
     mut message: Message,
-    further: Option<Message>,
+    further: impl IntoIterator<Item = Message>,
     name: &str,
 ) -> Result<Link> {
     message.add_flags(NLM_F_ECHO);
@@ -415,7 +422,10 @@ fn create_in_one(
             created =
                 parse_reply(reply).filter(|link| link.name == name).or_else(|| created.take());
         },
-        |_, error| refused = refused.take().or(Some(error)),
+        |at, error| {
+            let fine = at > 0 && error.is_unsupported();
+            refused = refused.take().or(Some(error).filter(|_| !fine));
+        },
     )?;
     match (refused, created) {
         (Some(error), _) => Err(error),

@@ -4,7 +4,7 @@ use linux::link::{
     self, BridgeSpec, Change, DummySpec, IfbSpec, IpvlanMode, IpvlanSpec, Link, LinkInfo, Mac,
     MacvlanMode, MacvlanSpec, VethPeer, VethSpec, VlanSpec, VrfSpec,
 };
-use linux::{ErrorKind, Namespace, Result, Socket};
+use linux::{ErrorKind, Namespace, Result, Socket, sysctl};
 
 use crate::host::{in_new_namespace, inside, new_namespace, tool, veth_pair};
 
@@ -23,6 +23,7 @@ fn one_request_makes_the_pair_on_the_bridge_and_in_the_namespace() {
             master: Some(bridge.index),
             up: true,
             alias: Some("whose it is"),
+            no_link_local: true,
             peer: VethPeer {
                 name: "eth0",
                 mac: Some(far_mac),
@@ -45,6 +46,28 @@ fn one_request_makes_the_pair_on_the_bridge_and_in_the_namespace() {
         assert_eq!((far.mtu, far.tx_queue_len), (1400, 700));
         assert_eq!((made.link, made.master), (Some(far.index), Some(bridge.index)));
         assert!(!far.is_up());
+        let mode = |link| sysctl::read(&["net", "ipv6", "conf", link, "addr_gen_mode"]).unwrap();
+        assert_eq!((mode("near").as_str(), mode("br0").as_str()), ("1", "0"));
+    });
+}
+
+/// The kernel gives links none whose MTU is too small for it.
+#[test]
+fn a_pair_without_ipv6_has_no_address_to_do_without() {
+    in_new_namespace(|socket| {
+        let spec = VethSpec {
+            name: "near",
+            mtu: Some(1000),
+            alias: Some("whose it is"),
+            no_link_local: true,
+            peer: VethPeer { name: "far", ..VethPeer::default() },
+            ..VethSpec::default()
+        };
+        let near = spec.create(socket).unwrap();
+        let refused = Change::new(near.index).no_link_local().apply(socket).unwrap_err();
+        assert!(refused.is_unsupported(), "{refused}");
+        let near = link::get(socket, "near").unwrap();
+        assert_eq!(near.alias.as_deref(), Some("whose it is"));
     });
 }
 
