@@ -118,11 +118,12 @@ fn bridge(contender: &Contender, subnets: &[&str]) -> Vec<Plugin> {
 
 /// The veth pair that the plugin bridge makes.
 const BRIDGE_PORT: Link = Link {
-    once: "link add bench1 type bridge\n\
-           address add 10.65.0.1/16 dev bench1\n\
-           link set bench1 up\n",
-    make: "link add bench0 master bench1 up type veth peer name eth0 netns NETNS\n",
-    inside: "address add 10.65.0.2/16 dev eth0\n\
+    once: "link add link1 type bridge\n\
+           address add 10.62.0.1/16 dev link1\n\
+           link set link1 up\n",
+    make: "link add link0 master link1 up type veth peer name eth0 netns NETNS\n\
+           link set link0 addrgenmode none\n",
+    inside: "address add 10.62.0.2/16 dev eth0\n\
              link set eth0 up\n",
 };
 

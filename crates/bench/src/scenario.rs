@@ -75,7 +75,7 @@ impl Plugin {
 
 /// A link to be deleted by `ip` for comparison, as lines for `ip -batch`.
 /// `NETNS` stands for the name of the container's namespace; the end on the
-/// host is called `bench0`.
+/// host is called `link0`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Link {
     /// Once, on the host.

@@ -133,7 +133,8 @@ fn whole(contender: &Contender, backend: &str, subnet: &str) -> Vec<Plugin> {
 /// The link that the plugin bandwidth makes.
 const IFB: Link = Link {
     once: "",
-    make: "link add bench0 type ifb\n\
-           link set bench0 up\n",
+    make: "link add link0 type ifb\n\
+           link set link0 addrgenmode none\n\
+           link set link0 up\n",
     inside: "",
 };

@@ -65,13 +65,16 @@ fn parent(_: &Contender) -> Outcome<()> {
     if run("ip", &["link", "show", "parent0"], "").is_ok() {
         return Ok(());
     }
-    run("ip", &["-batch", "-"], MACVLAN.once).map(drop)
+    let make = "link add parent0 type veth peer name wire0\n\
+                link set parent0 up\n\
+                link set wire0 up\n";
+    run("ip", &["-batch", "-"], make).map(drop)
 }
 
 /// The veth pair that the plugin ptp makes.
 const PAIR: Link = Link {
     once: "",
-    make: "link add bench0 up type veth peer name eth0 netns NETNS\n",
+    make: "link add link0 up type veth peer name eth0 netns NETNS\n",
     inside: "address add 10.81.0.2/16 dev eth0\n\
              link set eth0 up\n",
 };
@@ -79,11 +82,9 @@ const PAIR: Link = Link {
 /// The link that the plugin macvlan makes; a link of the host, to be deleted
 /// by the name that is deleted.
 const MACVLAN: Link = Link {
-    once: "link add parent0 type veth peer name wire0\n\
-           link set parent0 up\n\
-           link set wire0 up\n",
-    make: "link add bench0 link parent0 type macvlan mode bridge\n\
-           address add 10.83.0.2/16 dev bench0\n\
-           link set bench0 up\n",
+    once: "",
+    make: "link add link0 link parent0 type macvlan mode bridge\n\
+           address add 10.83.0.2/16 dev link0\n\
+           link set link0 up\n",
     inside: "",
 };
