@@ -56,7 +56,7 @@ fn the_ifb_has_no_address(host: &Host) {
     pod.add(host, &both()).expect_result();
     let ifb = ifbs(host).pop().expect("an ifb");
     // Its kind has no duplicate address detection to wait for.
-    assert_eq!(host.addresses(&ifb), [""; 0]);
+    assert_eq!(host.exec(format!("ip -6 -o address show dev {ifb}")), "");
 }
 
 fn the_runtimes_limits_count_unless_there_are_others(host: &Host) {
