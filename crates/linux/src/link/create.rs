@@ -6,7 +6,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rtnetlink::packet_route::link::{
-    InfoBridge, InfoData, InfoKind, InfoVeth, InfoVrf, LinkMessage,
+    InfoBridge, InfoData, InfoKind, InfoVeth, InfoVrf, LinkAttribute, LinkMessage,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
@@ -355,13 +355,17 @@ impl VrfSpec<'_> {
 }
 
 /// Whether the kernel knows a kind of link; its module is loaded if there is
-/// one. Nothing is created: what is asked for has a name that cannot be.
+/// one. Nothing is created: what is asked for has more queues than there may be,
+/// which the kernel sees before it makes anything that it would wait to be rid of
+/// (`rtnl_create_link`, net/core/rtnetlink.c at v6.18), and a name that cannot be.
 ///
 /// # Errors
 ///
 /// [`is_permission`](Error::is_permission) when the kernel may not be asked.
 pub fn knows(socket: &Socket, kind: &str) -> Result<bool> {
-    let builder = Builder::new_with_info_kind(InfoKind::from(kind)).name("/");
+    let builder = Builder::new_with_info_kind(InfoKind::from(kind))
+        .name("/")
+        .append_extra_attribute(LinkAttribute::NumTxQueues(u32::MAX));
     match socket.request(create_message(format!("try kind {kind} of link"), &builder.build())) {
         Err(error) if error.is_unsupported() => Ok(false),
         Err(error) if error.is_permission() => Err(error),
