@@ -32,6 +32,16 @@ pub(crate) fn judge(
     };
     match need {
         Need::Faster(times) => at_least(ratio(ms(row, Who::Peer), ours), times),
+        Need::Slower(times) => at_most(ratio(ours, ms(row, Who::Peer)), times, "times the peer's"),
+        Need::NoMoreProcesses => {
+            let count = |who| Some(row.counts.get(&who)?["processes"]);
+            let (count, peer) = (count(Who::Ours), count(Who::Peer));
+            Verdict {
+                needed: "as many processes".to_owned(),
+                measured: count.filter(|_| peer.is_some()).map(|count| count.to_string()),
+                passed: peer.is_some() && count <= peer,
+            }
+        }
         Need::Growth { than, times } => {
             at_most(ratio(ours, other(than)), times, &format!("times {}", short(scenario, than)))
         }

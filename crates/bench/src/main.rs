@@ -47,6 +47,9 @@ Usage: oxcni-bench [options] OURS PEER     two folders of plugins
   --data FOLDER   where leases are kept (default /var/tmp); its file system counts
   --json FILE     write everything that was found to FILE as well
   --strict        fail when something is slower than it must be
+  --within PART   PEER can do all that OURS can: instead of what the rows need,
+                  each verb takes PART (0.03) more than the peer's at the most,
+                  and starts as many processes
   --list          only name the rows
 
 It needs root, or `unshare -Urnm`, and the programs ip and strace. Exit code: 0;
@@ -89,6 +92,7 @@ struct Options {
     data: PathBuf,
     json: Option<PathBuf>,
     strict: bool,
+    within: Option<f64>,
     list: bool,
     help: bool,
 }
@@ -102,6 +106,7 @@ impl Options {
             data: "/var/tmp".into(),
             json: None,
             strict: false,
+            within: None,
             list: false,
             help: false,
         };
@@ -115,6 +120,11 @@ impl Options {
                 "--strict" => options.strict = true,
                 "--data" => options.data = value()?.into(),
                 "--json" => options.json = Some(value()?.into()),
+                "--within" => {
+                    let text = value()?.to_string_lossy().into_owned();
+                    let part = text.parse().ok().filter(|part: &f64| part.is_finite());
+                    options.within = Some(part.ok_or(format!("{text:?} is no part"))?);
+                }
                 "--rows" => options.rows.push(value()?.to_string_lossy().into_owned()),
                 "--rounds" => {
                     let text = value()?.to_string_lossy().into_owned();
@@ -132,6 +142,10 @@ impl Options {
 
     fn scenarios(&self) -> Outcome<Vec<Scenario>> {
         let mut scenarios = rows::all();
+        if let Some(part) = self.within {
+            scenarios.retain(|scenario| !scenario.only_ours);
+            scenarios = scenarios.into_iter().map(|s| s.beside_equal(1.0 + part)).collect();
+        }
         scenarios.retain(|scenario| {
             let is_meant = |text: &String| {
                 scenario.verbs.iter().any(|(verb, _)| scenario.row(*verb).contains(text.as_str()))

@@ -149,7 +149,9 @@ mod tests {
                     }
                     AtMost { counter, .. } => assert!(counts::is_known(counter), "{counter}"),
                     LinkDeletion { .. } => assert!(scenario.link.is_some()),
-                    Faster(_) => assert!(!scenario.only_ours),
+                    Faster(_) | Need::Slower(_) | Need::NoMoreProcesses => {
+                        assert!(!scenario.only_ours);
+                    }
                     NoDuplicate => assert!(scenario.at_once > 1),
                     Need::NothingLeft => assert_eq!(*verb, Del),
                 }

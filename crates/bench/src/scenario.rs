@@ -42,6 +42,10 @@ impl fmt::Display for Verb {
 pub(crate) enum Need {
     /// The peer takes at least this many times as long.
     Faster(f64),
+    /// At most this many times what the peer takes.
+    Slower(f64),
+    /// As many processes as the peer at the most.
+    NoMoreProcesses,
     /// At most `times` what the same verb of the scenario called `than` takes.
     Growth { than: &'static str, times: f64 },
     /// At most `ms` more than the same verb of the scenario called `than`.
@@ -171,6 +175,16 @@ impl Scenario {
 
     pub(crate) fn by_iptables(mut self) -> Scenario {
         self.by_iptables = true;
+        self
+    }
+
+    /// The same beside a peer that can do all it can, and takes `1 / times` as long
+    /// at the least.
+    pub(crate) fn beside_equal(mut self, times: f64) -> Scenario {
+        for (_, needs) in &mut self.verbs {
+            *needs = vec![Need::Slower(times), Need::NoMoreProcesses];
+        }
+        self.link = None;
         self
     }
 
