@@ -24,6 +24,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] a_failed_add_takes_nothing_from_another_network,
         [Bridge] plugins_forget_what_the_cache_has_lost,
         [Bridge] status_knows_when_addresses_are_out,
+        [Bridge, Nft] check_and_del_are_given_what_add_was,
     } {
         list.push(case.ours_only());
     }
@@ -273,7 +274,7 @@ fn limits_of_the_runtime_reach_the_end_of_the_chain(host: &Host) {
             let check = format!("check net {attachment}");
             drop(cnitool_with(host, limits, &check).expect_success());
         }
-        // Without them.
+        // As the cache has them.
         ok(host, &format!("del net {attachment}"));
         assert_eq!(shaped(), 0);
         host.expect_unchanged_but(&before, STAYS);
@@ -319,9 +320,38 @@ fn keep_wants_something_to_keep(host: &Host) {
     let output = cnitool(host, &format!("gc net --keep {path}-misspelt"));
     assert!(!output.success() && output.stderr.contains("nothing was removed"), "{output}");
     assert!(one.link("eth0").is_some());
-    ok(host, &format!("gc net --keep {path}"));
-    assert!(one.link("eth0").is_some());
+    // The interface there that was meant must not go.
+    let output = cnitool(host, &format!("gc net --keep {path}:eth9"));
+    assert!(!output.success() && output.stderr.contains("has eth0 there"), "{output}");
+    // By whatever path, all that the network has there.
+    ok(host, &format!("add -i eth1 net {path}"));
+    for keep in [format!("{path}"), format!("/proc/self/root{path}"), format!("{path}/../one")] {
+        ok(host, &format!("gc net --keep {keep}"));
+        assert_eq!(one.links(), ["lo", "eth0", "eth1"], "{keep}");
+    }
+    ok(host, &format!("gc net --keep {path}:eth0"));
+    assert_eq!(one.links(), ["lo", "eth0"]);
     ok(host, &format!("del net {path}"));
+}
+
+/// Without them portmap would leave its mapping to whoever gets the address next.
+fn check_and_del_are_given_what_add_was(host: &Host) {
+    let mappings = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+    write_network(host, "1.0.0", &[mappings]);
+    let one = host.container("one");
+    let mapping = r#"{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}"#;
+    let path = one.path().display().to_string();
+    let rules = || host.exec("nft list ruleset");
+    drop(cnitool_with(host, mapping, &format!("add net {path}")).expect_success());
+    ok(host, &format!("check net {path}"));
+    host.exec("nft flush map ip cni_hostport any_address");
+    let output = cnitool(host, &format!("check net {path}"));
+    assert!(output.stderr.contains("8080"), "{output}");
+    ok(host, &format!("del net {path}"));
+    drop(cnitool_with(host, mapping, &format!("add net {path}")).expect_success());
+    assert!(rules().contains("8080"), "{}", rules());
+    ok(host, &format!("del net {path}"));
+    assert!(!rules().contains("8080"), "{}", rules());
 }
 
 fn a_failed_add_takes_nothing_from_another_network(host: &Host) {

@@ -169,8 +169,8 @@ Examples:
         }
         Topic::Check => {
             "\
-Executes CHECK of the plugins with the result that add kept. Give the same
-CNI_ARGS and CAP_ARGS as to add. Lists before version 0.4.0 have no CHECK.
+Executes CHECK of the plugins with the result that add kept, and with its
+CNI_ARGS and CAP_ARGS unless others are given. Lists before version 0.4.0 have no CHECK.
 
 Example:
   cnitool check mynet /run/netns/blue
@@ -179,6 +179,7 @@ Example:
         Topic::Del => {
             "\
 Executes DEL of the plugins in reverse order. <netns> need not exist any more.
+CNI_ARGS and CAP_ARGS are those of the add unless others are given.
 When the network's configuration is gone or broken, the one that add kept is
 used.
 
@@ -208,8 +209,8 @@ Examples:
 Detaches what is attached to <network> and not to be kept, then lets each
 plugin remove what it has left of others (version 1.1.0). Say what to keep:
 
-  --keep NETNS[:IFNAME]   this attachment of cnitool's; may be repeated. IFNAME
-                          is that of -i when it is not given
+  --keep NETNS[:IFNAME]   what cnitool attached in this namespace, by whatever
+                          path: all of it, or one interface; may be repeated
   --keep-existing         every attachment whose network namespace still exists,
                           whichever runtime made it
   --all                   keep nothing: delete every attachment of the network

@@ -3,8 +3,8 @@
 use crate::arguments::GcPlan;
 use crate::{Session, print, warn};
 use cni::{AttachmentId, Error, IfName, Result};
-use runtime::{Attachment, ConfigList, Keep, absolute, load};
-use std::path::Path;
+use runtime::{Attachment, ConfigList, Entry, Keep, absolute, load};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub(crate) fn add(session: &Session, network: &str, netns: &Path) -> Result<ExitCode> {
@@ -16,13 +16,13 @@ pub(crate) fn add(session: &Session, network: &str, netns: &Path) -> Result<Exit
 
 pub(crate) fn check(session: &Session, network: &str, netns: &Path) -> Result<ExitCode> {
     let list = session.network(network)?;
-    session.runtime.check(&list, &session.attachment(netns)?)?;
+    session.runtime.check(&list, &session.attached(network, netns)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn del(session: &Session, network: &str, netns: &Path) -> Result<ExitCode> {
     let found = session.network(network);
-    let attachment = session.attachment(netns)?;
+    let attachment = session.attached(network, netns)?;
     let list = match found {
         Ok(list) => list,
         // A configuration that was removed or broken must not keep the
@@ -42,28 +42,10 @@ pub(crate) fn del(session: &Session, network: &str, netns: &Path) -> Result<Exit
 pub(crate) fn gc(session: &Session, network: &str, plan: &GcPlan) -> Result<ExitCode> {
     let list = session.network(network)?;
     let mut keep = Keep { attachments: Vec::new(), existing: plan.keep_existing };
+    let cached = session.runtime.cache().contents()?.entries;
     for (netns, ifname) in &plan.keep {
-        let ifname = IfName::new(ifname.as_deref().unwrap_or(session.ifname()))?;
-        let path = absolute(netns)?;
-        let id = AttachmentId {
-            container_id: runtime::container_id_of_netns(&path),
-            ifname: ifname.to_string(),
-        };
-        // A misspelt path would keep nothing, and the one that was meant would
-        // go.
-        let cached = session.runtime.cache().contents()?.entries.iter().any(|entry| {
-            entry.network == network
-                && entry.container_id == id.container_id
-                && entry.ifname == id.ifname
-        });
-        if !cached && !runtime::is_namespace(&path) {
-            return Err(Error::invalid_config(format!(
-                "keep {}: network {network:?} has no attachment there and it is no namespace: \
-                 nothing was removed; cnitool list shows the attachments",
-                path.display()
-            )));
-        }
-        keep.attachments.push(id);
+        let there = Place { network, netns: absolute(netns)?, ifname: ifname.as_deref() };
+        keep.attachments.extend(there.attachments(session, &cached)?);
     }
     if plan.dry_run {
         let stale = session.runtime.stale(&list, &keep)?;
@@ -71,6 +53,52 @@ pub(crate) fn gc(session: &Session, network: &str, plan: &GcPlan) -> Result<Exit
     }
     session.runtime.gc(&list, &keep)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `--keep NETNS[:IFNAME]` names: one interface or all that the network has in a
+/// namespace, by whatever path.
+struct Place<'a> {
+    network: &'a str,
+    netns: PathBuf,
+    ifname: Option<&'a str>,
+}
+
+impl Place<'_> {
+    fn attachments(&self, session: &Session, cached: &[Entry]) -> Result<Vec<AttachmentId>> {
+        let container_id = runtime::container_id_of_netns(&self.netns);
+        let is_there = |entry: &&Entry| {
+            entry.network == self.network
+                && (entry.container_id == container_id
+                    || runtime::is_same_namespace(&entry.netns, &self.netns))
+        };
+        let there: Vec<&Entry> = cached.iter().filter(is_there).collect();
+        let is_meant = |entry: &&Entry| self.ifname.is_none_or(|ifname| ifname == entry.ifname);
+        let meant: Vec<AttachmentId> = there.iter().copied().filter(is_meant).map(id_of).collect();
+        if !meant.is_empty() {
+            return Ok(meant);
+        }
+        // One that the cache does not know is known to the plugins.
+        if there.is_empty() && runtime::is_namespace(&self.netns) {
+            let ifname = IfName::new(self.ifname.unwrap_or(session.ifname()))?.to_string();
+            return Ok(vec![AttachmentId { container_id, ifname }]);
+        }
+        // Misspelt, it would keep nothing, and the one that was meant would go.
+        let what = match there.first() {
+            Some(other) => format!("has {} there, and no other", other.ifname),
+            None => "has no attachment there and it is no namespace".to_owned(),
+        };
+        Err(Error::invalid_config(format!(
+            "keep {}{}: network {:?} {what}: nothing was removed; cnitool list shows the \
+             attachments",
+            self.netns.display(),
+            self.ifname.map(|ifname| format!(":{ifname}")).unwrap_or_default(),
+            self.network
+        )))
+    }
+}
+
+fn id_of(entry: &Entry) -> AttachmentId {
+    AttachmentId { container_id: entry.container_id.clone(), ifname: entry.ifname.clone() }
 }
 
 pub(crate) fn status(session: &Session, network: &str) -> Result<ExitCode> {
@@ -96,10 +124,27 @@ impl Session {
         Ok(Attachment { args, capabilities, ..Attachment::of_netns(netns, self.ifname())? })
     }
 
+    /// An attachment that was made: what `CNI_ARGS` and `CAP_ARGS` do not say is as its
+    /// ADD was given it.
+    fn attached(&self, network: &str, netns: &Path) -> Result<Attachment> {
+        let mut attachment = self.attachment(netns)?;
+        if let Some(entry) = self.cached(network, &attachment) {
+            if self.environment.args.is_empty() {
+                attachment.args = entry.args;
+            }
+            if self.environment.capabilities.is_empty() {
+                attachment.capabilities = entry.capabilities;
+            }
+        }
+        Ok(attachment)
+    }
+
     fn cached_network(&self, network: &str, attachment: &Attachment) -> Option<ConfigList> {
-        let cache = self.runtime.cache();
+        ConfigList::parse(&self.cached(network, attachment)?.config).ok()
+    }
+
+    fn cached(&self, network: &str, attachment: &Attachment) -> Option<Entry> {
         let (container_id, ifname) = (attachment.container_id.as_str(), attachment.ifname.as_str());
-        let entry = cache.get(network, container_id, ifname).ok()??;
-        ConfigList::parse(&entry.config).ok()
+        self.runtime.cache().get(network, container_id, ifname).ok()?
     }
 }

@@ -147,5 +147,11 @@ pub fn is_namespace(path: &Path) -> bool {
     nsfs.is_some() && nsfs == device(path)
 }
 
+/// Whether both paths lead to one namespace, by whatever way.
+pub fn is_same_namespace(one: &Path, other: &Path) -> bool {
+    let number = |path: &Path| path.metadata().map(|m| m.ino()).ok();
+    is_namespace(one) && is_namespace(other) && number(one) == number(other)
+}
+
 #[cfg(test)]
 mod tests;

@@ -48,7 +48,7 @@ mod restore;
 pub use attachment::{Attachment, absolute, container_id_of_netns, parse_args, parse_capabilities};
 pub use cache::{Cache, Contents, Entry};
 pub use chain::Runtime;
-pub use gc::{Keep, is_namespace};
+pub use gc::{Keep, is_namespace, is_same_namespace};
 pub use list::{ConfigList, PluginConfig};
 pub use lock::Held;
 pub use outcome::Outcome;
