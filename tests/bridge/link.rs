@@ -46,6 +46,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Ping] add_waits_for_the_spanning_tree,
         // Upstream takes them as they are, and the kernel's text for an answer.
         [Bridge] an_impossible_mac_is_refused_before_anything_is_done,
+        [Bridge, Ipv6] an_mtu_too_small_for_ipv6_is_named,
     } {
         list.push(case.ours_only());
     }
@@ -157,6 +158,13 @@ fn an_impossible_mac_is_refused_before_anything_is_done(host: &Host) {
         host.plugin("bridge").add(&one, "eth0", &conf).expect_error(7, mac);
     }
     host.expect_unchanged(&before);
+}
+
+fn an_mtu_too_small_for_ipv6_is_named(host: &Host) {
+    let one = host.container("one");
+    let conf = bridge(host, json!({"mtu": 1279, "ipam": fixed(&["2001:db8:1::2/64"])}));
+    host.plugin("bridge").add(&one, "eth0", &conf).expect_error(7, "mtu of 1280");
+    assert_eq!(one.links(), ["lo"]);
 }
 
 fn the_bridge_is_called_cni0(host: &Host) {

@@ -176,6 +176,8 @@ fn a_configuration_that_add_refuses_is_no_obstacle(host: &Host) {
         json!({"runtimeConfig": {"mac": "x"}}),
         json!({"prevResult": {"cniVersion": "9.9.9"}}),
         json!({"prevResult": 5}),
+        json!({"ipam": {"type": "host-local", "dataDir": conf["ipam"]["dataDir"],
+            "ranges": conf["ipam"]["ranges"], "idempotentAdd": "x"}}),
     ]
     .into_iter()
     .enumerate()

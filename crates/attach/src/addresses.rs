@@ -222,9 +222,14 @@ fn enable_ipv6(name: &str) -> Result<()> {
     for link in ["lo", name] {
         match sysctl::write(&["net", "ipv6", "conf", link, "disable_ipv6"], "0") {
             Ok(_) => {}
-            Err(e) if e.is_not_found() => {
+            Err(e) if e.is_not_found() && link == "lo" => {
                 return Err(Error::internal(format!(
                     "configure {name}: the kernel has no IPv6, and the result has an IPv6 address"
+                )));
+            }
+            Err(e) if e.is_not_found() => {
+                return Err(Error::invalid_config(format!(
+                    "configure {name}: IPv6 needs an mtu of 1280 bytes at least, and the result has an IPv6 address"
                 )));
             }
             Err(e) => return Err(kernel(e)),

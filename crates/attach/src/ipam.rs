@@ -4,6 +4,7 @@ use crate::sandbox::Sandbox;
 use cni::delegate::Delegate;
 use cni::{Code, Error, Network, Result, Success, Version};
 use serde::Deserialize;
+use serde_json::Value;
 use std::cell::Cell;
 use std::process::Command;
 
@@ -28,8 +29,9 @@ struct Conf {
 struct IpamConf {
     #[serde(rename = "type")]
     kind: String,
+    /// Anything, because the IPAM plugin is the judge of it, and DEL needs none.
     #[serde(rename = "idempotentAdd")]
-    idempotent_add: bool,
+    idempotent_add: Value,
 }
 
 impl Ipam {
@@ -41,6 +43,7 @@ impl Ipam {
     pub fn of(network: &Network) -> Result<Option<Ipam>> {
         let IpamConf { kind, idempotent_add } = network.conf::<Conf>()?.ipam;
         let held = Cell::new(false);
+        let idempotent_add = idempotent_add == true;
         Ok((!kind.is_empty()).then_some(Ipam { kind, idempotent_add, held }))
     }
 

@@ -110,6 +110,11 @@ impl Error {
         self.is(&[Errno::ENOENT])
     }
 
+    /// Nothing can ever be at the path: a part of it is no directory, or too long.
+    pub fn is_no_place(&self) -> bool {
+        self.is(&[Errno::ENOTDIR, Errno::ENAMETOOLONG])
+    }
+
     /// The name is already there.
     pub fn is_exists(&self) -> bool {
         self.is(&[Errno::EEXIST])

@@ -100,7 +100,8 @@ impl Ledger {
     /// As [`Ledger::create`].
     pub(crate) fn open_to_sweep(place: &Place) -> Result<Option<Ledger>> {
         match Dir::open(place.dir()) {
-            Err(e) if e.is_not_found() => Ok(None),
+            // Where nothing can be, no ADD has ever left anything.
+            Err(e) if e.is_not_found() || e.is_no_place() => Ok(None),
             dir => Ledger::new(place, dir?).map(Some),
         }
     }

@@ -286,6 +286,27 @@ fn gc_keeps_what_is_valid() {
 }
 
 #[test]
+fn where_nothing_can_be_there_is_nothing_to_release() {
+    let f = Fixture::new();
+    let data = f.0.path().join("data");
+    let refused = |name: &str, told: &str| {
+        let more = json!({"name": name});
+        HostLocal.add(&f.request("a", v4(), more.clone())).expect_err(told);
+        assert_eq!(HostLocal.del(&f.request("a", v4(), more.clone())), Ok(()), "{told}");
+        let status = HostLocal.status(&f.network(v4(), more)).expect_err(told);
+        assert_eq!(status.code(), Code::NOT_AVAILABLE);
+        assert!(status.msg().contains(told), "{status}");
+    };
+    refused(&"x".repeat(256), "file name too long");
+    fs::remove_dir_all(&data).expect("the ADD made it");
+    std::os::unix::fs::symlink("/nonexistent/data", &data).expect("made");
+    refused("net", "a link to what is not there");
+    fs::remove_file(&data).expect("there");
+    fs::write(&data, "").expect("written");
+    refused("net", "not a directory");
+}
+
+#[test]
 fn status_tells_what_an_add_would_meet() {
     let f = Fixture::new();
     let status = |ipam: Value| HostLocal.status(&f.network(ipam, json!({})));
