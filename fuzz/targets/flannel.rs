@@ -34,7 +34,8 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(made.is_ok(), "a teardown always has one");
     if let (Ok(conf), Some(lease)) = (conf::Conf::of(&network), &lease)
         && let Ok(config) = delegate::config(&network, &conf, Some(lease), None)
+        && let Some(again) = delegate::Config::parse(&config.bytes())
     {
-        assert!(delegate::Config::parse(&config.bytes()).is_some());
+        assert_eq!((again.kind(), again.network()), (config.kind(), config.network()));
     }
 });

@@ -111,21 +111,15 @@ fn dns(plan: &Plan) -> Result<Dns> {
     plan.resolv_conf.as_deref().map_or_else(|| Ok(Dns::default()), resolv::read)
 }
 
-/// Of a file's name, in bytes, on every common file system.
-const NAME_LIMIT: usize = 255;
-
 /// Could a directory be made at `path`, where there is none?
 fn could_be_made(path: &Path) -> Result<()> {
-    if path.file_name().is_some_and(|name| name.len() > NAME_LIMIT) {
-        return Err(Error::new(Code::IO, format!("create {}: file name too long", path.display())));
-    }
     for place in path.ancestors() {
         if place.is_symlink() && !place.exists() {
             let place = place.display();
             return Err(Error::new(Code::IO, format!("{place} is a link to what is not there")));
         }
     }
-    for parent in path.ancestors().skip(1) {
+    for parent in path.ancestors() {
         // The parent of a relative path of one component is here.
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         match Dir::open(parent) {

@@ -5,6 +5,7 @@ use crate::subnet::Lease;
 use cni::{Attachments, Error, Network, Result, Route, Success, config as decode};
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value, json};
+use std::ffi::OsString;
 
 /// The delegate when none is named, and its IPAM.
 const DELEGATE: &str = "bridge";
@@ -16,14 +17,17 @@ const IPAM: &str = "host-local";
 pub(crate) struct Config(Map<String, Value>);
 
 impl Config {
-    /// Reads what an ADD remembered; `None` for what is no configuration.
+    /// Reads what an ADD remembered; `None` for what is no configuration that a
+    /// delegate would take.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Config> {
-        match decode::parse(bytes) {
-            Ok(Value::Object(config)) if config.get("type").is_some_and(Value::is_string) => {
-                Some(Config(config))
-            }
-            _ => None,
-        }
+        let Ok(Value::Object(config)) = decode::parse(bytes) else { return None };
+        let kind = config.get("type").and_then(Value::as_str)?;
+        let is_plain = !kind.is_empty() && !kind.contains('/') && kind != "." && kind != "..";
+        let ipam = config.get("ipam");
+        let is_whole = is_plain
+            && ipam.is_none_or(|ipam| ipam.is_object() || ipam.is_null())
+            && Network::new(bytes.to_vec(), OsString::new(), &[]).is_ok();
+        is_whole.then_some(Config(config))
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
@@ -140,4 +144,31 @@ fn route(route: &Route) -> Value {
         }
     }
     object.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    #[test]
+    fn what_no_delegate_would_take_is_damaged() {
+        for state in [
+            "",
+            "{",
+            "null",
+            "[]",
+            "{}",
+            r#"{"type":"bridge"}"#,
+            r#"{"type":"../x","name":"n"}"#,
+            r#"{"type":"","name":"n"}"#,
+            r#"{"type":"bridge","name":"n","ipam":5}"#,
+            r#"{"type":"bridge","name":"n","cniVersion":"7.0.0"}"#,
+        ] {
+            assert_eq!(Config::parse(state.as_bytes()), None, "{state}");
+        }
+        let whole = br#"{"cniVersion":"1.0.0","ipam":{},"name":"n","type":"bridge"}"#;
+        let config = Config::parse(whole).expect("whole");
+        assert_eq!((config.kind(), config.network()), ("bridge", Some("n")));
+        assert_eq!(config.bytes(), whole);
+    }
 }
