@@ -170,7 +170,8 @@ Examples:
         Topic::Check => {
             "\
 Executes CHECK of the plugins with the result that add kept, and with its
-CNI_ARGS and CAP_ARGS unless others are given. Lists before version 0.4.0 have no CHECK.
+CNI_ARGS and CAP_ARGS unless others are given. Lists before version 0.4.0 have
+no CHECK.
 
 Example:
   cnitool check mynet /run/netns/blue

@@ -83,9 +83,10 @@ impl Place<'_> {
             return Ok(vec![AttachmentId { container_id, ifname }]);
         }
         // Misspelt, it would keep nothing, and the one that was meant would go.
-        let what = match there.first() {
-            Some(other) => format!("has {} there, and no other", other.ifname),
-            None => "has no attachment there and it is no namespace".to_owned(),
+        let others: Vec<&str> = there.iter().map(|entry| entry.ifname.as_str()).collect();
+        let what = match others.is_empty() {
+            true => "has no attachment there and it is no namespace".to_owned(),
+            false => format!("has {} there, and no other", others.join(", ")),
         };
         Err(Error::invalid_config(format!(
             "keep {}{}: network {:?} {what}: nothing was removed; cnitool list shows the \

@@ -114,15 +114,16 @@ fn dns(plan: &Plan) -> Result<Dns> {
 /// Could a directory be made at `path`, where there is none?
 fn could_be_made(path: &Path) -> Result<()> {
     for place in path.ancestors() {
-        if place.is_symlink() && !place.exists() {
-            let place = place.display();
-            return Err(Error::new(Code::IO, format!("{place} is a link to what is not there")));
-        }
-    }
-    for parent in path.ancestors() {
         // The parent of a relative path of one component is here.
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        match Dir::open(parent) {
+        let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
+        match Dir::open(place) {
+            Err(e) if e.is_not_found() && place.is_symlink() => {
+                let place = place.display();
+                return Err(Error::new(
+                    Code::IO,
+                    format!("{place} is a link to what is not there"),
+                ));
+            }
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(io(e)),
             Ok(dir) => return dir.check_writable().map_err(io),
