@@ -1,7 +1,7 @@
 //! The two that are compared, and how one of them is called.
 
 use crate::Outcome;
-use crate::host::{Netns, make_folder, pipe_with};
+use crate::host::{make_folder, pipe_with};
 use crate::scenario::Verb;
 use crate::stats::Sample;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -37,12 +37,11 @@ impl Who {
     }
 }
 
-/// A folder of plugins with a host of its own.
+/// A folder of plugins, and one for their leases.
 #[derive(Debug)]
 pub(crate) struct Contender {
     pub(crate) who: Who,
     pub(crate) plugins: PathBuf,
-    pub(crate) host: Netns,
     /// A folder for leases, on the file system that was asked for.
     pub(crate) data: PathBuf,
 }
@@ -51,8 +50,7 @@ impl Contender {
     pub(crate) fn new(who: Who, plugins: &Path, data: &Path) -> Outcome<Contender> {
         let data = data.join(who.name());
         make_folder(&data)?;
-        let host = Netns::create(&format!("host-{}", who.name()))?;
-        Ok(Contender { who, plugins: plugins.to_owned(), host, data })
+        Ok(Contender { who, plugins: plugins.to_owned(), data })
     }
 }
 

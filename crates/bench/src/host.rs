@@ -2,9 +2,9 @@
 //! folder for data.
 //!
 //! The process gets a mount namespace with empty `/run` and `/var/lib/cni`. Each
-//! contender gets a network namespace as its host, so that the rules and
-//! bridges of one do not slow down the other. All of it vanishes with the
-//! process.
+//! contender gets a network namespace as its host for each scenario, so that the
+//! rules and bridges of one do not slow down the other. All of it vanishes with
+//! the process.
 
 use crate::Outcome;
 use nix::mount::{MsFlags, mount};

@@ -12,6 +12,7 @@ use crate::leftovers;
 use crate::scenario::{Link, Need, Plugin, Scenario, Verb};
 use crate::stats::{Sample, Summary};
 use serde_json::{Value, json};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
@@ -67,7 +68,7 @@ pub(crate) struct Bench {
     pub(crate) peer: Contender,
     ip: PathBuf,
     pub(crate) rounds: usize,
-    /// A number for each container that was ever named.
+    /// A number for each container and host that was ever named.
     serial: u64,
 }
 
@@ -86,8 +87,9 @@ impl Bench {
         let mut lanes: Vec<_> = group.iter().map(Lane::new).collect();
         for lane in &mut lanes {
             for who in lane.all() {
-                let prepared = lane.prepare(self, who);
-                lane.note(who, prepared);
+                if let Err(e) = lane.prepare(self, who) {
+                    lane.note(who, Err(e));
+                }
             }
         }
         let deletes_links = group.iter().any(|scenario| scenario.link.is_some());
@@ -157,6 +159,8 @@ enum Found {
 /// A scenario with what is known of it by now.
 struct Lane<'a> {
     scenario: &'a Scenario,
+    /// Of its own, so that no scenario meets the rules and bridges of another.
+    hosts: BTreeMap<Who, Netns>,
     results: Results,
 }
 
@@ -164,7 +168,7 @@ impl<'a> Lane<'a> {
     fn new(scenario: &'a Scenario) -> Lane<'a> {
         let rows = scenario.verbs.iter().map(|(verb, _)| (*verb, Row::default()));
         let results = Results { rows: rows.collect(), ..Results::default() };
-        Lane { scenario, results }
+        Lane { scenario, hosts: BTreeMap::new(), results }
     }
 
     /// Who still takes part.
@@ -197,19 +201,30 @@ impl<'a> Lane<'a> {
         }
     }
 
-    fn prepare(&self, bench: &Bench, who: Who) -> Outcome<Vec<(Verb, Found)>> {
+    fn prepare(&mut self, bench: &mut Bench, who: Who) -> Outcome<()> {
+        self.enter_host(bench, who)?;
         if let (Who::Link, Some(link)) = (who, self.scenario.link) {
-            bench.ours.host.enter()?;
-            run("ip", &["-batch", "-"], link.once)?;
-            return Ok(Vec::new());
+            return run("ip", &["-batch", "-"], link.once).map(drop);
         }
         let contender = bench.contender(who);
-        contender.host.enter()?;
         if self.scenario.taken > 0 {
             leases::make(&contender.data, &self.scenario.network(), self.scenario.taken)?;
         }
-        (self.scenario.prepare)(contender)?;
-        Ok(Vec::new())
+        (self.scenario.prepare)(contender)
+    }
+
+    /// Links are deleted on our host, because the host's settings count: where IPv6
+    /// is forwarded, a link with an IPv6 address takes twice as long.
+    fn enter_host(&mut self, bench: &mut Bench, who: Who) -> Outcome<()> {
+        let who = if who == Who::Link { Who::Ours } else { who };
+        let host = match self.hosts.entry(who) {
+            Entry::Occupied(host) => host.into_mut(),
+            Entry::Vacant(place) => {
+                bench.serial += 1;
+                place.insert(Netns::create(&format!("host-{}-{}", who.name(), bench.serial))?)
+            }
+        };
+        host.enter()
     }
 
     /// One cycle of each for the peak memory and for the counts; not timed, and
@@ -227,6 +242,7 @@ impl<'a> Lane<'a> {
     }
 
     fn cycle(&mut self, bench: &mut Bench, who: Who, how: How) -> Outcome<Vec<(Verb, Found)>> {
+        self.enter_host(bench, who)?;
         if let (Who::Link, Some(link)) = (who, self.scenario.link) {
             let sample = delete_link(bench, &link)?;
             return Ok(vec![(Verb::Del, Found::Sample(sample))]);
@@ -235,7 +251,6 @@ impl<'a> Lane<'a> {
             .map(|number| bench.container(who, number))
             .collect::<Outcome<Vec<_>>>()?;
         let contender = bench.contender(who);
-        contender.host.enter()?;
         let plugins = (self.scenario.chain)(contender);
         self.warm(contender, &plugins, &containers[0])?;
         let mut attachments: Vec<_> = containers
@@ -318,13 +333,10 @@ impl<'a> Lane<'a> {
     }
 }
 
-/// Makes a link as the scenario's plugin does, and times its deletion. On our
-/// host, because the host's settings count: where IPv6 is forwarded, a link with
-/// an IPv6 address takes twice as long.
+/// Makes a link as the scenario's plugin does, and times its deletion.
 fn delete_link(bench: &Bench, link: &Link) -> Outcome<Sample> {
     let name = container_name(Who::Link, 0);
     Netns::ensure(&name)?;
-    bench.ours.host.enter()?;
     run("ip", &["-batch", "-"], &link.make.replace("NETNS", &name))?;
     run("ip", &["-n", &name, "-batch", "-"], link.inside)?;
     let mut command = Command::new(&bench.ip);

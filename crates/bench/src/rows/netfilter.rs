@@ -5,11 +5,11 @@
 use super::{ipam, plugin};
 use crate::Outcome;
 use crate::contender::{Container, Contender, Under, Who, call};
+use crate::host::Netns;
 use crate::scenario::Need::{AtMost, Faster, Growth, Within};
 use crate::scenario::Verb::{Add, Check, Del};
 use crate::scenario::{Plugin, Scenario};
 use serde_json::{Value, json};
-use std::path::Path;
 
 const ONE: &str = "portmap, one mapping, nftables";
 
@@ -105,16 +105,15 @@ fn mappings(first: u16, count: u16) -> Value {
 
 /// Of other networks' containers, 500 each.
 fn ten_thousand_mappings(contender: &Contender) -> Outcome<()> {
+    // Of a namespace that lives.
+    let netns = Netns::ensure("others")?;
     for number in 0..20u8 {
         let mut conf = portmap("nftables", 0).remove(0).conf;
         conf["prevResult"] = previous(100 + number);
         conf["cniVersion"] = "1.0.0".into();
         conf["name"] = "others".into();
         conf["runtimeConfig"]["portMappings"] = mappings(30_000 + 500 * u16::from(number), 500);
-        let container = Container {
-            id: format!("other-{number}"),
-            netns: Path::new("/run/netns").join(format!("host-{}", Who::Peer.name())),
-        };
+        let container = Container { id: format!("other-{number}"), netns: netns.clone() };
         call(contender, "portmap", Add, &container, &conf, Under::Nothing)?;
     }
     Ok(())
