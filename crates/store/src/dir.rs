@@ -5,8 +5,10 @@ use crate::{DataFile, Error, Plain, Result};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat, futimens, mkdirat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
+use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, geteuid, linkat, unlinkat};
+use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, geteuid, linkat, unlinkat};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io::Write;
@@ -233,7 +235,7 @@ impl Dir {
     ) -> Result<u64> {
         let name = name.as_ref();
         match self.link_new(name, mode, bytes) {
-            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOSYS) => {
+            Err(e) if is_without_unnamed_files(e) => {
                 let spare = spare.ok_or_else(|| self.error("create", name, Errno::EOPNOTSUPP))?;
                 self.move_new(name, mode, bytes, spare)
             }
@@ -357,9 +359,12 @@ impl Dir {
     /// As [`Dir::replace`].
     pub fn put(&self, name: impl AsRef<OsStr>, mode: u32, bytes: &[u8]) -> Result<()> {
         let name = name.as_ref();
-        self.create_new(name, mode, bytes, None)
-            .map(drop)
-            .or_else(|_| self.replace(name, mode, bytes))
+        match self.link_new(name, mode, bytes) {
+            Err(e) if e == Errno::EEXIST || is_without_unnamed_files(e) => {
+                self.replace(name, mode, bytes)
+            }
+            made => made.map(drop).map_err(|e| self.error("create", name, e)),
+        }
     }
 
     /// Removes a name that is no directory; a symbolic link itself, never what
@@ -413,13 +418,24 @@ impl Dir {
             Ok(fd) => File::from(fd)
                 .write_all(&[0; 128])
                 .map_err(|e| Error::io("write in", &self.path, &e)),
-            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOSYS) => {
-                use nix::unistd::{AccessFlags, faccessat};
-                let mode = AccessFlags::W_OK | AccessFlags::X_OK;
-                faccessat(&self.fd, ".", mode, AtFlags::AT_EACCESS).map_err(error)
-            }
+            Err(e) if is_without_unnamed_files(e) => self.seems_writable().map_err(error),
             Err(e) => Err(error(e)),
         }
+    }
+
+    /// The same where every file has a name: as far as it can be told without
+    /// making one.
+    fn seems_writable(&self) -> nix::Result<()> {
+        let mode = AccessFlags::W_OK | AccessFlags::X_OK;
+        faccessat(&self.fd, ".", mode, AtFlags::AT_EACCESS)?;
+        if matches!(fstatfs(&self.fd)?.filesystem_type(), PROC_SUPER_MAGIC | SYSFS_MAGIC) {
+            return Err(Errno::EPERM);
+        }
+        let space = fstatvfs(&self.fd)?;
+        // Some count neither.
+        let is_full = space.blocks() > 0 && space.blocks_available() == 0
+            || space.files() > 0 && space.files_available() == 0;
+        if is_full { Err(Errno::ENOSPC) } else { Ok(()) }
     }
 
     fn error(&self, operation: &'static str, name: &OsStr, errno: Errno) -> Error {
@@ -439,6 +455,11 @@ impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Does a file system that answers `errno` to O_TMPFILE have none (open(2))?
+fn is_without_unnamed_files(errno: Errno) -> bool {
+    matches!(errno, Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOSYS)
 }
 
 fn open_at<P: ?Sized + nix::NixPath>(

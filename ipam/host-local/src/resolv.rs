@@ -3,23 +3,19 @@
 use cni::{Code, Dns, Error, Result};
 use std::path::Path;
 
+/// What a resolver would read of it is shorter by far.
+const LENGTH_MAX: usize = 1 << 20;
+
 /// Reads `path`: every `nameserver`, the last `domain`, all `search` domains
 /// and `options`. Nothing is checked: what the container makes of it is its
 /// own business.
 ///
 /// # Errors
-/// Code 5 when it is not a readable file.
+/// Code 5 when it is not a readable file, or longer than a megabyte.
 pub(crate) fn read(path: &Path) -> Result<Dns> {
-    let error = |cause: String| {
-        Error::new(Code::IO, format!("read resolvConf {}: {cause}", path.display()))
-    };
-    // A pipe would be waited for, a device may have no end.
-    match path.metadata() {
-        Ok(found) if !found.is_file() => return Err(error("it is not a plain file".to_owned())),
-        Ok(_) => {}
-        Err(e) => return Err(error(e.to_string())),
-    }
-    let content = std::fs::read(path).map_err(|e| error(e.to_string()))?;
+    let content = store::read_foreign(path, LENGTH_MAX).map_err(|e| {
+        Error::new(Code::IO, format!("read resolvConf {}: {}", path.display(), e.cause()))
+    })?;
     Ok(parse(&String::from_utf8_lossy(&content)))
 }
 
@@ -58,8 +54,7 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_read_is_named() {
-        for (path, cause) in [("/nonexistent/r", "No such file"), ("/dev/zero", "not a plain file")]
-        {
+        for (path, cause) in [("/nonexistent/r", "no such file"), ("/dev/zero", "it is a device")] {
             let error = read(Path::new(path)).expect_err(path);
             assert_eq!(error.code(), Code::IO);
             assert!(error.msg().contains(path) && error.msg().contains(cause), "{error}");

@@ -263,6 +263,9 @@ fn whether_a_directory_can_be_written_is_tried() {
         std::fs::set_permissions(temporary.path(), locked).expect("it is ours");
         assert!(dir.check_writable().expect_err("it is protected").is_permission());
     }
-    let error = Dir::open("/proc/self").expect("on Linux").check_writable().expect_err("procfs");
-    assert!(error.to_string().starts_with("write in /proc/self: "), "{error}");
+    for kernels in ["/proc", "/proc/self", "/sys", "/sys/kernel"] {
+        let Ok(dir) = Dir::open(kernels) else { continue };
+        let error = dir.check_writable().expect_err(kernels);
+        assert!(error.to_string().starts_with(&format!("write in {kernels}: ")), "{error}");
+    }
 }
