@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::{Value, json};
 use testkit::{Case, Host, Netns as _, cases, with_previous_result};
 
+use crate::bridge::neighbours::link_local;
 use crate::conf;
 use crate::links::{self, Subject};
 
@@ -229,14 +230,17 @@ fn what_cannot_work_is_refused_and_changes_nothing(host: &Host) {
         let address = json!([{"address": "10.1.0.2/24", "gateway": gateway}]);
         json!({"ipam": {"type": "static", "addresses": address}})
     };
+    let address = json!([{"address": "fd00::2/64", "gateway": "fd00::1"}]);
+    let small = json!({"mtu": 1279, "ipam": {"type": "static", "addresses": address}});
     for (keys, code, part) in [
         (json!({"ipam": {}}), 7, "ipam.type"),
         (json!({"ipam": {"type": "none-such"}}), 999, "none-such"),
         (json!({"ipam": conf::fixed(&["10.1.0.2/24"])}), 999, "no gateway"),
         (fixed(json!("10.1.0.2")), 999, "the address itself"),
         (fixed(json!("fd00::1")), 999, "other family"),
-        (json!({"mtu": 5}), 999, "eth0"),
-        (json!({"mtu": 70_000}), 999, "eth0"),
+        (json!({"mtu": 5}), 7, "mtu 5 is out of range"),
+        (json!({"mtu": 70_000}), 7, "mtu 70000 is out of range"),
+        (small, 7, "mtu 1279 is too small for fd00::2/64"),
     ] {
         let conf = conf::with(&subject.conf, keys.clone());
         host.plugin("ptp").add(&container, "eth0", &conf).expect_error(code, part);
@@ -257,6 +261,8 @@ fn an_address_in_use_is_not_taken(host: &Host) {
     let subject = subject(host, &[V4], json!({"ipam": ipam}));
     let (one, result) = subject.attach("one");
     let two = host.container("two");
+    // The snapshot has it.
+    let _ = link_local(host, host, &host_end(&result));
     let before = host.snapshot();
     let refused = host.plugin("ptp").add(&two, "eth0", &subject.conf);
     refused.expect_error(999, &format!("10.1.0.2 by {}", host_end(&result)));

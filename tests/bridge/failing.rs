@@ -18,7 +18,7 @@ pub(super) fn list() -> Vec<Case> {
     for case in cases! {
         // Upstream leaves the bridge, and what it made on it.
         [Bridge] a_namespace_must_be_there,
-        [Bridge] an_impossible_mtu_is_the_kernels_to_refuse,
+        [Bridge] an_mtu_that_no_pair_can_have_is_named,
         [Bridge] a_route_that_leads_nowhere_is_named,
         [Bridge] no_address_left_is_an_error,
         [Bridge, Ping] what_others_use_stays,
@@ -78,11 +78,11 @@ fn a_name_that_is_taken_is_an_error(host: &Host) {
     assert_eq!((ports(host, "cni0"), leases(host)), before);
 }
 
-fn an_impossible_mtu_is_the_kernels_to_refuse(host: &Host) {
+fn an_mtu_that_no_pair_can_have_is_named(host: &Host) {
     let one = host.container("one");
-    for mtu in [20, 65536, 4_000_000_000_u32] {
+    for mtu in [20, 67, 65536, 4_000_000_000_u32] {
         let conf = with(&gateway(host), json!({"mtu": mtu}));
-        expect_refused(host, &one, &conf, 999, "invalid argument");
+        expect_refused(host, &one, &conf, 7, &format!("mtu {mtu} is out of range"));
     }
 }
 
@@ -123,8 +123,12 @@ fn what_others_use_stays(host: &Host) {
     let conf = gateway(host);
     let (one, _) = attach(host, "one", &conf);
     let two = host.container("two");
-    let bad = json!({"name": "other", "ipam": fixed(&["10.1.0.77/24"]), "mtu": 20});
-    host.plugin("bridge").add(&two, "eth0", &with(&conf, bad)).expect_error(999, "");
+    let ipam = with(
+        &fixed(&["10.1.0.77/24"]),
+        json!({"routes": [{"dst": "10.9.0.0/16", "gw": "10.77.0.1"}]}),
+    );
+    let bad = with(&conf, json!({"name": "other", "ipam": ipam}));
+    host.plugin("bridge").add(&two, "eth0", &bad).expect_error(999, "10.9.0.0/16");
     assert_eq!(host.addresses("cni0"), ["10.1.0.1/24"]);
     one.expect_ping("10.1.0.1");
 }

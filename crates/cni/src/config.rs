@@ -3,11 +3,12 @@
 //! Users' files work with the reference plugins, so they must mean the same
 //! here: keys of typed objects match in any letter case, a later duplicate
 //! wins (objects merge field by field), `null` leaves a field at its default,
-//! unknown keys are ignored, invalid UTF-8 becomes U+FFFD, and integers must
-//! be integer literals. Two differences: documents nested deeper than 128
-//! levels are refused (Go: 10,000), so that no input can exhaust the stack;
-//! and of one key in two spellings the exact one counts as the last, wherever
-//! it stands.
+//! unknown keys are ignored, invalid UTF-8 and halves of surrogate pairs become
+//! U+FFFD, and integers must be integer literals. Three differences: documents
+//! nested deeper than 128 levels are refused (Go: 10,000), so that no input can
+//! exhaust the stack; so are numbers that no double can hold, wherever they stand;
+//! and of one key in two spellings the exact one counts as the last, wherever it
+//! stands.
 //!
 //! [`parse`] reads a document into a [`Value`]; [`decode`] reads a typed
 //! configuration from a value. A type that derives `Deserialize` needs
@@ -16,6 +17,7 @@
 //! the matching of keys.
 
 mod fold;
+mod surrogates;
 
 pub use fold::ConfError;
 
@@ -41,7 +43,7 @@ pub(crate) fn parse_network(bytes: &[u8]) -> Result<(Value, Listed), serde_json:
 }
 
 fn read(bytes: &[u8], seed: Merging) -> Result<Value, serde_json::Error> {
-    let text = String::from_utf8_lossy(bytes);
+    let text = surrogates::replace_lone(String::from_utf8_lossy(bytes));
     let mut deserializer = serde_json::Deserializer::from_str(&text);
     let value = seed.deserialize(&mut deserializer)?;
     deserializer.end()?;

@@ -6,7 +6,7 @@ use attach::masquerade::Masquerade;
 use attach::{mac, mtu};
 use cni::args::Args;
 use cni::cidr::{DEFAULT_V4, DEFAULT_V6};
-use cni::{Dns, Error, Network, Result, Route, Success};
+use cni::{Dns, Error, IfName, Network, Result, Route, Success};
 use linux::link::Mac;
 use linux::port::VlanRange;
 use serde::Deserialize;
@@ -124,10 +124,9 @@ impl Plan {
         let args = Args::parse(args, &["MAC"])?;
         let invalid = |text: String| Err(Error::invalid_config(text));
         let bridge = conf.bridge.unwrap_or_else(|| DEFAULT_BRIDGE.to_owned());
-        let odd = |c: char| c == '/' || c == ':' || c.is_whitespace();
-        if bridge.is_empty() || bridge.len() > linux::link::NAME_MAX || bridge.contains(odd) {
+        if IfName::new(bridge.as_str()).is_err() || bridge.contains('%') {
             return invalid(format!(
-                "load network configuration: bridge {bridge:?} must have 1 to 15 characters, without slash, colon and white space"
+                "load network configuration: bridge {bridge:?} must be the name of an interface: 1 to 15 characters, without slash, colon, percent sign and white space"
             ));
         }
         if conf.disable_container_interface && ipam.is_some() {
@@ -167,7 +166,7 @@ impl Plan {
             is_gateway: conf.is_gateway || conf.is_default_gateway,
             is_default_gateway: conf.is_default_gateway,
             force_address: conf.force_address,
-            mtu: mtu::parse(conf.mtu)?,
+            mtu: mtu::parse_of_veth(conf.mtu)?,
             hairpin: conf.hairpin_mode,
             isolated: conf.port_isolation,
             promisc: conf.promisc_mode,

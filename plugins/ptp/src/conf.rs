@@ -34,7 +34,7 @@ impl Plan {
     pub(crate) fn new(network: &Network) -> Result<Plan> {
         let conf: Conf = network.conf()?;
         Ok(Plan {
-            mtu: mtu::parse(conf.mtu)?,
+            mtu: mtu::parse_of_veth(conf.mtu)?,
             disable_ipv6_when_unused: conf.disable_ipv6_when_unused,
             masquerade: Masquerade::of(network)?,
             ipam: Ipam::required(network)?,

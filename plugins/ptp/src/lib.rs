@@ -26,7 +26,7 @@ use attach::forwarding::Forwarding;
 use attach::ipam;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{contained, filter, kernel, neighbours, verify, veth};
+use attach::{contained, filter, kernel, mtu, neighbours, verify, veth};
 use cni::{Error, Interface, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::{Socket, link};
@@ -134,6 +134,7 @@ fn attach<'r>(
     let (given, ipam) = (plan.ipam.add(sandbox)?, plan.ipam.clone());
     undo.push("release the addresses", move |sandbox| ipam.take_back(sandbox));
     let mut success = conf::complete(given, CONTAINER)?;
+    mtu::verify_room(plan.mtu, &success)?;
     if let Some(masquerade) = &plan.masquerade {
         // Before the rules: those of two families are not made at once.
         undo.push("remove the packet filter rules", filter::undo);

@@ -37,6 +37,12 @@ impl Plan {
         // It is the name of a link.
         IfName::new(conf.vrfname.as_str())
             .map_err(|e| invalid(&format!("vrfname {:?}: {}", conf.vrfname, e.msg())))?;
+        if conf.vrfname.contains('%') {
+            return Err(invalid(&format!(
+                "vrfname {:?}: it contains a percent sign",
+                conf.vrfname
+            )));
+        }
         Ok(Plan { name: conf.vrfname, table: Some(conf.table).filter(|table| *table != 0) })
     }
 }

@@ -18,6 +18,7 @@ fn a_name_is_that_of_a_link() {
         (r#","vrfname":"sixteen-chars-xx""#, "too long"),
         (r#","vrfname":"a/b""#, "contains /"),
         (r#","vrfname":"..""#, "is . or .."),
+        (r#","vrfname":"vrf%d""#, "percent sign"),
         (r#","vrfname":5"#, "vrfname"),
         (r#","vrfname":"blue","table":-1"#, "table"),
         (r#","vrfname":"blue","table":4294967296"#, "table"),

@@ -52,6 +52,14 @@ fn null_is_absent_and_unknown_keys_are_ignored() {
 }
 
 #[test]
+fn what_is_no_character_becomes_one() {
+    for text in [r#"{"name":"a\ud800","mtu":5}"#, r#"{"na\udfffme":5,"name":"a\uDBFF","mtu":5}"#] {
+        let got = conf(text).expect("valid");
+        assert_eq!((got.name.as_str(), got.mtu), ("a\u{fffd}", 5), "{text}");
+    }
+}
+
+#[test]
 fn errors_say_where() {
     for (text, error) in [
         (r#"{"mtu":"x"}"#, "mtu: invalid type: string \"x\", expected a whole number"),

@@ -33,6 +33,8 @@ fn what_contradicts_itself_is_refused_and_named() {
         (json!({"bridge": ""}), "bridge"),
         (json!({"bridge": "a/b"}), "bridge"),
         (json!({"bridge": "sixteen-chars-xx"}), "bridge"),
+        (json!({"bridge": "cni%d"}), "percent sign"),
+        (json!({"bridge": ".."}), "bridge"),
         (json!({"vlan": 4095}), "vlan"),
         (json!({"vlan": -1}), "vlan"),
         (json!({"hairpinMode": true, "promiscMode": true}), "hairpinMode"),
@@ -47,6 +49,8 @@ fn what_contradicts_itself_is_refused_and_named() {
         (json!({"vlanTrunk": [{"minID": 0, "maxID": 5}]}), "minID"),
         (json!({"runtimeConfig": {"mac": "zz"}}), "zz"),
         (json!({"mtu": 5_000_000_000_i64}), "mtu"),
+        (json!({"mtu": 67}), "mtu"),
+        (json!({"mtu": 65_536}), "mtu"),
         (json!({"cniVersion": "0.2.0"}), "address"),
     ] {
         let Err(error) = plan(extra.clone()) else { panic!("{extra} is accepted") };

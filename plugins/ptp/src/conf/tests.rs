@@ -12,7 +12,8 @@ fn keys_are_read_and_checked() {
     assert_eq!(good.mtu, Some(1400));
     assert_eq!(plan(r#""mtu":-5,"ipam":{"type":"static"}"#).expect("valid").mtu, None);
     for (bad, code, part) in [
-        (r#""mtu":1"#, Code::INVALID_CONFIG, "ipam.type"),
+        (r#""mtu":1400"#, Code::INVALID_CONFIG, "ipam.type"),
+        (r#""mtu":1,"ipam":{"type":"static"}"#, Code::INVALID_CONFIG, "mtu 1 "),
         (r#""mtu":"1","ipam":{"type":"static"}"#, Code::INVALID_CONFIG, "mtu"),
         (
             r#""ipMasq":true,"ipMasqBackend":"x","ipam":{"type":"static"}"#,
