@@ -8,8 +8,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 use testkit::{Case, Feature, Host, Netns as _, Outcome, Plugin};
 
-use crate::conf::{fixed, of_type, with};
+use crate::conf::{fixed, newest_version, of_type, with};
 use crate::masquerade::install_iptables;
+use crate::unprivileged::TableOwner;
 
 /// A plugin, a fault in the words of the table, what it needs, and how the fault is
 /// made and STATUS asked.
@@ -158,12 +159,56 @@ const FAULTS: &[Fault] = &[
         lease_subnet(host);
         status(host, "flannel", json!({"delegate": {"type": "none-such"}}))
     }),
-    ("portmap", "`backend` is `iptables`, and that is not installed", &[Feature::Nft], |host| {
-        install_iptables(host, "");
-        let mapping = json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp"});
-        let mappings = json!({"portMappings": [mapping]});
-        status(host, "portmap", json!({"backend": "iptables", "runtimeConfig": mappings}))
-    }),
+    (
+        "portmap",
+        "`backend` is `iptables`, or the conditions are for it, and that is not installed",
+        &[Feature::Nft],
+        |host| {
+            install_iptables(host, "");
+            let conditions = json!({"conditionsV6": ["!", "-s", "2001:db8::/32"]});
+            same([json!({"backend": "iptables"}), conditions].map(|keys| mapped(host, keys)))
+        },
+    ),
+    (
+        "portmap",
+        "the conditions are for `nft`, and that is not installed",
+        &[Feature::Nft, Feature::Bridge],
+        |host| {
+            hide_nft(host);
+            mapped(host, json!({"conditionsV4": ["ip", "saddr", "192.0.2.0/24"]}))
+        },
+    ),
+    (
+        "bridge, firewall, portmap",
+        "another process owns their table of nftables",
+        &[Feature::Nft, Feature::Bridge],
+        |host| {
+            let result = chained(host);
+            let _owner = TableOwner::start(host);
+            same(each_by_nftables(host, &result))
+        },
+    ),
+    (
+        "bridge, firewall, portmap",
+        "a chain, set or map in their table of nftables is of another kind",
+        &[Feature::Nft, Feature::Bridge],
+        |host| {
+            let result = chained(host);
+            for object in [
+                "table ip cni_hostport",
+                "map ip cni_hostport any_address { type ipv4_addr : ipv4_addr ; }",
+                "table inet cni_firewall",
+                "chain inet cni_firewall forward { type filter hook input priority 0 ; }",
+                "table inet cni_plugins_masquerade",
+                "chain inet cni_plugins_masquerade postrouting { type nat hook output priority 0 ; }",
+                "table bridge nat",
+                "chain bridge nat PREROUTING { type filter hook input priority -300 ; }",
+            ] {
+                host.exec(format!("nft add {object}"));
+            }
+            same(each_by_nftables(host, &result))
+        },
+    ),
     ("firewall", "`backend` is `iptables`, and that is not installed", &[Feature::Nft], |host| {
         install_iptables(host, "");
         status(host, "firewall", json!({"backend": "iptables"}))
@@ -248,9 +293,44 @@ fn status(host: &Host, plugin: &str, keys: Value) -> Outcome {
 fn asked(host: &Host, plugin: &Plugin, conf: &Value) -> Outcome {
     let told = plugin.status(conf);
     let kind = conf["type"].as_str().expect("a type");
-    let added = plugin.add(&host.container(&format!("for-{kind}")), "eth0", conf);
+    let mut names = (0..).map(|n| format!("for-{kind}-{n}"));
+    let name = names.find(|name| !Path::new("/run/netns").join(name).exists());
+    let added = plugin.add(&host.container(&name.expect("a free one")), "eth0", conf);
     assert_eq!(added.success(), told.success(), "STATUS: {told}\nADD: {added}");
     told
+}
+
+/// STATUS of a portmap that would map a port.
+#[track_caller]
+fn mapped(host: &Host, keys: Value) -> Outcome {
+    let mapping = json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp"});
+    let ips = json!([{"address": "10.1.0.2/24"}, {"address": "2001:db8:1::2/64"}]);
+    let more = json!({"runtimeConfig": {"portMappings": [mapping]},
+        "prevResult": {"cniVersion": newest_version(host), "ips": ips}});
+    status(host, "portmap", with(&more, keys))
+}
+
+/// What each plugin that has rules in nf_tables says: the bridge's of both.
+#[track_caller]
+fn each_by_nftables(host: &Host, result: &Value) -> [Outcome; 5] {
+    let behind = |keys: Value| with(&keys, json!({"prevResult": result}));
+    let masquerading = json!({"ipMasq": true, "ipam": fixed(&["10.1.0.2/24"])});
+    [
+        status(host, "bridge", with(&masquerading, json!({"ipMasqBackend": "nftables"}))),
+        status(host, "bridge", masquerading),
+        status(host, "bridge", json!({"macspoofchk": true})),
+        status(host, "firewall", behind(json!({}))),
+        mapped(host, json!({})),
+    ]
+}
+
+fn hide_nft(host: &Host) {
+    for folder in ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"] {
+        let command = Path::new(folder).join("nft");
+        if command.is_file() {
+            host.exec(format!("mount --bind /dev/null {}", command.display()));
+        }
+    }
 }
 
 /// The result of a bridge that plugins may be chained behind. Its interface has the

@@ -100,15 +100,15 @@ fn every_verb_says_why(host: &Host, plugin: &str, backend: &str) {
 
 /// `nft -i` with a table of each of our names, which are its own as long as it
 /// runs.
-struct Owner(Child);
+pub(crate) struct TableOwner(Child);
 
-impl Owner {
-    fn start(host: &Host) -> Owner {
+impl TableOwner {
+    pub(crate) fn start(host: &Host) -> TableOwner {
         const TABLES: [&str; 4] =
             ["ip cni_hostport", "inet cni_firewall", "inet cni_plugins_masquerade", "bridge nat"];
         let mut nft = Command::new("nft");
         nft.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null());
-        let mut owner = Owner(host.within(|| nft.spawn()).expect("nft is installed"));
+        let mut owner = TableOwner(host.within(|| nft.spawn()).expect("nft is installed"));
         let stdin = owner.0.stdin.as_mut().expect("it is piped");
         for table in TABLES {
             writeln!(stdin, "add table {table} {{ flags owner ; }}").expect("nft reads");
@@ -122,7 +122,7 @@ impl Owner {
     }
 }
 
-impl Drop for Owner {
+impl Drop for TableOwner {
     fn drop(&mut self) {
         drop(self.0.kill());
         drop(self.0.wait());
@@ -130,7 +130,7 @@ impl Drop for Owner {
 }
 
 fn a_table_that_another_process_owns(host: &Host) {
-    let _owner = Owner::start(host);
+    let _owner = TableOwner::start(host);
     for plugin in ["bridge", "portmap", "firewall"] {
         for backend in ["", "nftables"] {
             let pod = host.container(&format!("{plugin}{backend}"));

@@ -21,8 +21,8 @@
 //! Sockets and commands act on the host, wherever the thread goes later:
 //! [`Netfilter::open`] is called before the container is entered.
 
-use crate::kernel;
 use crate::lock::{self, Of, Patience};
+use crate::{ability, kernel};
 use cni::{Code, Error, Result};
 use linux::iptables::{self, Batch, Iptables, Program, Saved, Variant};
 use linux::nft::{Chain, Rule, Socket, Transaction, Verdict};
@@ -244,15 +244,25 @@ impl Netfilter {
         program.update(table, plan)
     }
 
-    /// STATUS: could rules be made now?
+    /// STATUS: could rules be made now, by the backend that [`Netfilter::choose`]
+    /// chooses? `shared` adds what nf_tables would need for all attachments.
     ///
     /// # Errors
-    /// Code 50 when what is named is not there, or neither is.
-    pub fn status(&self, named: Option<Backend>) -> Result<()> {
-        match self.choose(named, "", &[]) {
-            Ok(Backend::Iptables) => lock::verify_host(),
-            Ok(Backend::Nftables) => Ok(()),
-            Err(error) => Err(error.with_code(Code::NOT_AVAILABLE)),
+    /// Code 50 when what is named is not there, or neither is; when something else
+    /// has a name of `shared`, or another process its table.
+    pub fn status(
+        &self,
+        named: Option<Backend>,
+        table: &str,
+        chains: &[&str],
+        shared: &Transaction,
+    ) -> Result<()> {
+        let unavailable = |error: Error| error.with_code(Code::NOT_AVAILABLE);
+        match (self.choose(named, table, chains).map_err(unavailable)?, &self.nft) {
+            (Backend::Nftables, Some(nft)) => {
+                nft.verify_addable(shared).map_err(ability::unavailable)
+            }
+            _ => lock::verify_host(),
         }
     }
 

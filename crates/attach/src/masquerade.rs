@@ -128,9 +128,10 @@ impl Masquerade {
     /// STATUS: could it be done now?
     ///
     /// # Errors
-    /// Code 50 where the backend is not there, or none is.
+    /// Code 50 where the backend is not there, or none is, or another's things have
+    /// the names.
     pub fn status(&self, netfilter: &Netfilter) -> Result<()> {
-        netfilter.status(self.named)
+        netfilter.status(self.named, TABLE, &[CHAIN], &nftables::shared())
     }
 }
 

@@ -28,7 +28,7 @@
 //! sees no frames.
 
 use crate::backend::Netfilter;
-use crate::kernel;
+use crate::{ability, kernel};
 use cni::{AttachmentId, Error, Result};
 use linux::link::{self, Mac};
 use linux::nft::{
@@ -240,9 +240,12 @@ pub fn plan_sweep(
 /// STATUS: could the check be made now?
 ///
 /// # Errors
-/// Code 50 where the kernel has no nf_tables.
+/// Code 50 where the kernel has no nf_tables, or another's things have the names.
 pub fn status(netfilter: &Netfilter) -> Result<()> {
-    need_nft(netfilter).map(|_| ()).map_err(|e| e.with_code(cni::Code::NOT_AVAILABLE))
+    let socket = need_nft(netfilter).map_err(|e| e.with_code(cni::Code::NOT_AVAILABLE))?;
+    let mut shared = Transaction::new();
+    shared.add(table()).add(prerouting());
+    socket.verify_addable(&shared).map_err(ability::unavailable)
 }
 
 /// Link and chain of a jump that is ours.

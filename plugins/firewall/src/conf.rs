@@ -1,6 +1,6 @@
 //! What the user wrote, and what it means.
 
-use attach::backend::Backend;
+use attach::backend::{Backend, FAMILIES};
 use cni::{Error, IfName, Network, Request, Result, Success, cidr};
 use ipnetwork::IpNetwork;
 use linux::Family;
@@ -90,13 +90,21 @@ pub(crate) struct Plan {
     pub(crate) allow: Vec<IpNetwork>,
 }
 
-impl Plan {
-    /// Decides everything that can be decided without looking at the host.
-    ///
+/// What the configuration says by itself.
+pub(crate) struct Settings {
+    pub(crate) named: Option<Named>,
+    pub(crate) admin_chain: String,
+    zone: String,
+    policy: Policy,
+    deny: Vec<IpNetwork>,
+    allow: Vec<IpNetwork>,
+}
+
+impl Settings {
     /// # Errors
     /// Code 7 for what contradicts itself or is not known.
-    pub(crate) fn new(request: &Request, result: &Success) -> Result<Plan> {
-        let conf: Conf = request.network.conf()?;
+    pub(crate) fn of(network: &Network) -> Result<Settings> {
+        let conf: Conf = network.conf()?;
         let policy = plan_policy(&conf.ingress_policy)?;
         let (deny, allow) =
             (networks("denyCIDRs", &conf.deny)?, networks("allowCIDRs", &conf.allow)?);
@@ -105,20 +113,37 @@ impl Plan {
                 "allowCIDRs makes exceptions from denyCIDRs, which denies nothing: to allow nothing else, deny 0.0.0.0/0 and ::/0",
             ));
         }
-        let named = plan_backend(&conf, !deny.is_empty())?;
+        Ok(Settings {
+            named: plan_backend(&conf, !deny.is_empty())?,
+            admin_chain: plan_admin_chain(&conf.admin_chain)?,
+            zone: plan_zone(&conf.zone)?,
+            policy,
+            deny,
+            allow,
+        })
+    }
+}
+
+impl Plan {
+    /// Decides everything that can be decided without looking at the host.
+    ///
+    /// # Errors
+    /// Code 7 for what contradicts itself or is not known.
+    pub(crate) fn new(request: &Request, result: &Success) -> Result<Plan> {
+        let Settings { named, admin_chain, zone, policy, deny, allow } =
+            Settings::of(&request.network)?;
         let isolation = match policy {
             Policy::Open => None,
             policy => Some(Isolation { bridge: bridge(result, policy)?, policy }),
         };
-        Ok(Plan {
-            named,
-            admin_chain: plan_admin_chain(&conf.admin_chain)?,
-            zone: plan_zone(&conf.zone)?,
-            isolation,
-            addresses: unique(addresses(result)),
-            deny,
-            allow,
-        })
+        let addresses = unique(addresses(result));
+        Ok(Plan { named, admin_chain, zone, isolation, addresses, deny, allow })
+    }
+
+    /// The families it has addresses of.
+    pub(crate) fn families(&self) -> Vec<Family> {
+        let has = |family: &Family| self.addresses.iter().any(|a| Family::of(*a) == *family);
+        FAMILIES.into_iter().filter(has).collect()
     }
 
     /// The addresses of a family.
@@ -152,15 +177,6 @@ impl Hints {
             bridge: bridge.filter(|name| isolates && !name.is_empty()),
         }
     }
-}
-
-/// The backend the configuration names, for STATUS.
-///
-/// # Errors
-/// Code 7 for one that is not known.
-pub(crate) fn named(network: &Network) -> Result<Option<Named>> {
-    let conf: Conf = network.conf()?;
-    plan_backend(&conf, !conf.deny.is_empty())
 }
 
 /// Of all interfaces, as upstream.

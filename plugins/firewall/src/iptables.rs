@@ -23,8 +23,8 @@ mod remove;
 use attach::backend::Netfilter;
 use attach::kernel;
 use cni::{Error, Result};
+use linux::IpNetwork;
 use linux::iptables::{Rule, Saved};
-use linux::{Family, IpNetwork};
 use std::net::IpAddr;
 
 use crate::nftables::{Claimant, Container};
@@ -41,7 +41,7 @@ const STAGE_2: &str = "CNI-ISOLATION-STAGE-2";
 /// # Errors
 /// Those of the commands.
 pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<()> {
-    for family in families(claimant) {
+    for family in claimant.plan.families() {
         let program = netfilter.need_iptables(family)?;
         netfilter.update(&program, TABLE, |saved, batch| {
             add::plan(saved, claimant, family, batch);
@@ -56,7 +56,7 @@ pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<(
 /// # Errors
 /// Names what is missing.
 pub(crate) fn check(netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
-    for family in families(claimant) {
+    for family in claimant.plan.families() {
         let program = netfilter.need_iptables(family).map_err(kernel)?;
         let saved = program.save(TABLE).map_err(kernel)?;
         if let Some((chain, rule)) = add::missing(&saved, claimant, family) {
@@ -66,11 +66,6 @@ pub(crate) fn check(netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn families(claimant: &Claimant) -> impl Iterator<Item = Family> {
-    let plan = claimant.plan;
-    [Family::V4, Family::V6].into_iter().filter(|family| !plan.of(*family).is_empty())
 }
 
 /// The rules that let an address through, as `iptables-save` shows them.

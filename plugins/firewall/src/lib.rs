@@ -24,11 +24,11 @@ mod firewalld;
 mod iptables;
 mod nftables;
 
-use attach::backend::{Backend, Netfilter};
+use attach::backend::{Backend, FAMILIES, Netfilter};
 use attach::chained::{self, Owner};
 use attach::{kernel, undo, verify};
 use cni::{Attachments, Error, Network, Plugin, Request, Result, Success, Version};
-use conf::{Hints, Named, Plan};
+use conf::{Hints, Named, Plan, Settings};
 use firewalld::Firewalld;
 use linux::nft::{Chain, Policy, Socket};
 use linux::{Family, iptables as tables};
@@ -108,15 +108,28 @@ impl Plugin for Firewall {
     }
 
     fn status(&self, network: &Network) -> Result<()> {
+        let settings = Settings::of(network)?;
+        let unavailable = |e: Error| e.with_code(cni::Code::NOT_AVAILABLE);
         let netfilter = Netfilter::open()?;
-        match conf::named(network)? {
-            Some(Named::Rules(backend)) => netfilter.status(Some(backend)),
-            None => netfilter.status(None),
-            Some(Named::Firewalld) => {
-                let unavailable = |e: Error| e.with_code(cni::Code::NOT_AVAILABLE);
-                Firewalld::need().map(drop).map_err(unavailable)
+        let firewalld = find_firewalld(settings.named).map_err(unavailable)?;
+        let backend = match (settings.named, firewalld) {
+            (Some(Named::Rules(backend)), _) => Some(backend),
+            (_, Some(_)) => None,
+            (_, None) => {
+                by_host(&netfilter, &settings.admin_chain, &FAMILIES).map_err(unavailable)?
             }
-        }
+        };
+        netfilter.status(backend, "", &[], &nftables::shared(&settings.admin_chain))
+    }
+}
+
+/// To be told as well: the one that is named, or, where nothing is, the one that
+/// runs.
+fn find_firewalld(named: Option<Named>) -> Result<Option<Firewalld>> {
+    match named {
+        Some(Named::Firewalld) => Firewalld::need().map(Some),
+        Some(Named::Rules(_)) => Ok(None),
+        None => Firewalld::find(),
     }
 }
 
@@ -135,21 +148,12 @@ impl Way {
     /// if it may drop what nf_tables would let through, as only its own rules
     /// prevent that; nf_tables.
     fn choose(netfilter: &Netfilter, plan: &Plan) -> Result<Way> {
-        let firewalld = match plan.named {
-            Some(Named::Firewalld) => Some(Firewalld::need()?),
-            Some(Named::Rules(_)) => None,
-            None => Firewalld::find()?,
-        };
+        let firewalld = find_firewalld(plan.named)?;
         let named = match plan.named {
             Some(Named::Rules(backend)) => Some(backend),
             // Beside firewalld they only keep bridges apart.
             _ if firewalld.is_some() => None,
-            _ => match netfilter.nft()? {
-                Some(socket) if iptables_may_drop(netfilter, socket, plan)? => {
-                    Some(Backend::Iptables)
-                }
-                _ => None,
-            },
+            _ => by_host(netfilter, &plan.admin_chain, &plan.families())?,
         };
         let backend = netfilter.choose(named, "", &[])?;
         Ok(Way { rules: Rules(backend), firewalld })
@@ -185,30 +189,39 @@ impl Rules {
     }
 }
 
+/// iptables, where only its own rules prevent that it drops what is forwarded.
+fn by_host(netfilter: &Netfilter, admin: &str, families: &[Family]) -> Result<Option<Backend>> {
+    let Some(socket) = netfilter.nft()? else { return Ok(None) };
+    for family in families {
+        if iptables_may_drop(netfilter, socket, admin, *family)? {
+            return Ok(Some(Backend::Iptables));
+        }
+    }
+    Ok(None)
+}
+
 /// Whether iptables may drop what is forwarded: there is a rule in its chain
 /// FORWARD, or another policy than to accept, or an administrator's chain; and
 /// of legacy tables nothing more can be told than that they are in use.
-fn iptables_may_drop(netfilter: &Netfilter, socket: &Socket, plan: &Plan) -> Result<bool> {
-    let families = [Family::V4, Family::V6].into_iter().filter(|f| !plan.of(*f).is_empty());
-    for family in families {
-        let Some(program) = netfilter.iptables().program(family) else { continue };
-        let in_use = |name: &String| name == iptables::TABLE;
-        if program.variant() != Some(tables::Variant::Nft)
-            && netfilter.iptables().legacy_tables(family).iter().any(in_use)
-        {
-            return Ok(true);
-        }
-        let table = tables::nft_table(family, iptables::TABLE);
-        let forward = socket.chain(&table, "FORWARD").map_err(kernel)?;
-        let drops =
-            forward.and_then(|chain| chain.base).is_some_and(|b| b.policy != Policy::Accept);
-        let rules = socket.rules(&Chain::regular(&table, "FORWARD")).map_err(kernel)?;
-        let admin = socket.chain(&table, &plan.admin_chain).map_err(kernel)?;
-        if drops || !rules.is_empty() || admin.is_some() {
-            return Ok(true);
-        }
+fn iptables_may_drop(
+    netfilter: &Netfilter,
+    socket: &Socket,
+    admin: &str,
+    family: Family,
+) -> Result<bool> {
+    let Some(program) = netfilter.iptables().program(family) else { return Ok(false) };
+    let in_use = |name: &String| name == iptables::TABLE;
+    if program.variant() != Some(tables::Variant::Nft)
+        && netfilter.iptables().legacy_tables(family).iter().any(in_use)
+    {
+        return Ok(true);
     }
-    Ok(false)
+    let table = tables::nft_table(family, iptables::TABLE);
+    let forward = socket.chain(&table, "FORWARD").map_err(kernel)?;
+    let drops = forward.and_then(|chain| chain.base).is_some_and(|b| b.policy != Policy::Accept);
+    let rules = socket.rules(&Chain::regular(&table, "FORWARD")).map_err(kernel)?;
+    let admin = socket.chain(&table, admin).map_err(kernel)?;
+    Ok(drops || !rules.is_empty() || admin.is_some())
 }
 
 /// Removes what the attachment has, made by any backend or by upstream's plugin.

@@ -59,6 +59,13 @@ pub(crate) struct Claimant<'a> {
     pub(crate) zone: Option<&'a str>,
 }
 
+/// Adds what all attachments share, but for the rules: those are written anew.
+pub(crate) fn shared(admin: &str) -> Transaction {
+    let mut shared = Transaction::new();
+    Layout::new().add_objects(admin, &mut shared);
+    shared
+}
+
 /// Lets the addresses through, all of them or none.
 ///
 /// # Errors

@@ -148,13 +148,33 @@ pub(crate) fn mappings_to_remove(network: &Network) -> Vec<HostPort> {
     given.iter().enumerate().map(port).collect()
 }
 
-/// The backend the configuration names, for STATUS.
-///
-/// # Errors
-/// Code 7 for one that is not known.
-pub(crate) fn backend(network: &Network) -> Result<Option<Backend>> {
-    let conf: Conf = network.conf()?;
-    plan_backend(&conf)
+/// What STATUS takes from a configuration.
+pub(crate) struct Needs {
+    pub(crate) backend: Option<Backend>,
+    /// The keys with conditions, which a command of the backend has to read.
+    pub(crate) conditions: Vec<(&'static str, Family)>,
+}
+
+impl Needs {
+    /// # Errors
+    /// Code 7 for what contradicts itself.
+    pub(crate) fn of(network: &Network) -> Result<Needs> {
+        let conf: Conf = network.conf()?;
+        let backend = plan_backend(&conf)?;
+        plan_mark(&conf)?;
+        let given = conf.conditions().into_iter().filter(|(.., words)| !words.is_empty());
+        Ok(Needs { backend, conditions: given.map(|(key, family, _)| (key, family)).collect() })
+    }
+}
+
+impl Conf {
+    /// The conditions of each family, under their key.
+    fn conditions(&self) -> [(&'static str, Family, &[String]); 2] {
+        [
+            ("conditionsV4", Family::V4, self.conditions_v4.as_deref().unwrap_or_default()),
+            ("conditionsV6", Family::V6, self.conditions_v6.as_deref().unwrap_or_default()),
+        ]
+    }
 }
 
 impl Plan {
@@ -178,14 +198,7 @@ impl Plan {
     pub(crate) fn new(request: &Request, result: &Success) -> Result<Option<Plan>> {
         let conf: Conf = request.network.conf()?;
         let backend = plan_backend(&conf)?;
-        if conf.mark_masq_bit.is_some() && conf.external_set_mark_chain.is_some() {
-            return Err(invalid("Cannot specify externalSetMarkChain and markMasqBit"));
-        }
-        let bit = conf.mark_masq_bit.unwrap_or(DEFAULT_MARK_BIT);
-        let mark = u32::try_from(bit).ok().and_then(|bit| 1_u32.checked_shl(bit));
-        let Some(mark) = mark else {
-            return Err(invalid(format!("markMasqBit {bit} must be between 0 and 31")));
-        };
+        let mark = plan_mark(&conf)?;
         let mappings = plan_mappings(&conf.runtime_config.port_mappings)?;
         let masquerade = match (conf.snat.unwrap_or(true), conf.masq_all) {
             (false, _) => Masquerade::Nobody,
@@ -240,6 +253,16 @@ fn invalid(text: impl fmt::Display) -> Error {
     Error::invalid_config(format!("load network configuration: {text}"))
 }
 
+/// The bit of the packet mark, as a mask.
+fn plan_mark(conf: &Conf) -> Result<u32> {
+    if conf.mark_masq_bit.is_some() && conf.external_set_mark_chain.is_some() {
+        return Err(invalid("Cannot specify externalSetMarkChain and markMasqBit"));
+    }
+    let bit = conf.mark_masq_bit.unwrap_or(DEFAULT_MARK_BIT);
+    let mark = u32::try_from(bit).ok().and_then(|bit| 1_u32.checked_shl(bit));
+    mark.ok_or_else(|| invalid(format!("markMasqBit {bit} must be between 0 and 31")))
+}
+
 /// The backend that is named, or the only one that knows the other keys.
 fn plan_backend(conf: &Conf) -> Result<Option<Backend>> {
     let named = Backend::named("backend", conf.backend.as_deref())?;
@@ -247,10 +270,7 @@ fn plan_backend(conf: &Conf) -> Result<Option<Backend>> {
     if conf.external_set_mark_chain.is_some() {
         keys.push((Backend::Iptables, "externalSetMarkChain"));
     }
-    for (key, conditions) in
-        [("conditionsV4", &conf.conditions_v4), ("conditionsV6", &conf.conditions_v6)]
-    {
-        let words = conditions.as_deref().unwrap_or_default();
+    for (key, _, words) in conf.conditions() {
         keys.extend(syntax(words).map(|backend| (backend, key)));
         if syntax(words) == Some(Backend::Nftables) {
             check_words(key, words)?;

@@ -28,10 +28,11 @@ mod place;
 
 use attach::backend::{Backend, FAMILIES, Netfilter};
 use attach::chained::{self, Owner};
-use attach::{kernel, undo, verify};
+use attach::{ability, kernel, undo, verify};
 use cni::{Attachments, Error, Network, Plugin, Request, Result, Success, Version};
-use conf::{HostPort, Plan};
+use conf::{HostPort, Needs, Plan};
 use linux::Socket;
+use linux::nft::script;
 use place::Place;
 
 /// The plugin.
@@ -101,8 +102,22 @@ impl Plugin for Portmap {
     }
 
     fn status(&self, network: &Network) -> Result<()> {
-        Netfilter::open()?.status(conf::backend(network)?)
+        let needs = Needs::of(network)?;
+        let netfilter = Netfilter::open()?;
+        netfilter.status(needs.backend, iptables::TABLE, &BESIDE, &nftables::shared())?;
+        verify_readers(&netfilter, &needs)
     }
+}
+
+/// The commands that read the conditions are there.
+fn verify_readers(netfilter: &Netfilter, needs: &Needs) -> Result<()> {
+    needs.conditions.iter().try_for_each(|(key, family)| {
+        let found = match needs.backend {
+            Some(Backend::Iptables) => netfilter.need_iptables(*family).map(drop),
+            _ => script::find().map(drop),
+        };
+        found.map_err(|e| ability::unavailable(e.context(format_args!("map ports under {key}"))))
+    })
 }
 
 /// Who maps what.

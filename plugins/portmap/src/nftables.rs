@@ -31,6 +31,20 @@ mod claim;
 mod layout;
 mod release;
 
+use attach::backend::FAMILIES;
+use layout::Layout;
+use linux::Family;
+use linux::nft::Transaction;
+
 pub(crate) use aside::stand_aside;
 pub(crate) use claim::{add, check};
 pub(crate) use release::{Leaving, plan};
+
+/// Adds what all attachments share, but for the rules: those are written anew.
+pub(crate) fn shared() -> Transaction {
+    let mut shared = Transaction::new();
+    for family in FAMILIES {
+        Layout::new(family).add_objects(family == Family::V4, &mut shared);
+    }
+    shared
+}

@@ -42,7 +42,7 @@ fn checks() -> Chain {
 }
 
 /// Table, chains and the rules all attachments share.
-fn shared() -> Transaction {
+pub(super) fn shared() -> Transaction {
     let postrouting =
         Chain::base(&table(), "postrouting", ChainType::Nat, Hook::Postrouting, SRCNAT);
     let mut shared = Transaction::new();

@@ -74,6 +74,9 @@ pub struct Table {
     pub comment: Option<String>,
     /// The table exists but filters nothing (`flags dormant`).
     pub dormant: bool,
+    /// One process alone may change it, as long as that runs (`flags owner`).
+    /// Read back, never written.
+    pub owned: bool,
     /// The kernel's number for it; `None` for one that was not read.
     pub handle: Option<u64>,
 }
@@ -82,7 +85,14 @@ impl Table {
     /// A table of any family.
     #[must_use]
     pub fn new(family: Family, name: impl Into<String>) -> Table {
-        Table { family, name: name.into(), comment: None, dormant: false, handle: None }
+        Table {
+            family,
+            name: name.into(),
+            comment: None,
+            dormant: false,
+            owned: false,
+            handle: None,
+        }
     }
 
     /// A table for IPv4 and IPv6.

@@ -2,11 +2,27 @@
 //! that a person wrote in nft's syntax.
 
 use std::io::{ErrorKind as IoErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::iptables::SEARCH;
+
+const OPERATION: &str = "execute nft -f -";
+
+/// Where the command is, the first in [`SEARCH`].
+///
+/// # Errors
+///
+/// [`is_not_found`](Error::is_not_found) when there is none.
+pub fn find() -> Result<PathBuf> {
+    SEARCH.iter().map(|folder| Path::new(folder).join("nft")).find(|p| p.is_file()).ok_or_else(
+        || {
+            let cause = format!("no nft in {}", SEARCH.join(", "));
+            Error::with_kind(OPERATION, ErrorKind::NotFound, cause).hint("install nftables")
+        },
+    )
+}
 
 /// Applies a script, all of it or nothing, like `nft -f -`. It acts on the
 /// network namespace the calling thread is in. The command is looked for in
@@ -18,14 +34,8 @@ use crate::iptables::SEARCH;
 /// [`is_exists`](Error::is_exists) when something the script makes is there,
 /// else what the command said.
 pub fn apply(script: &str) -> Result<()> {
-    let operation = "execute nft -f -";
-    let program = SEARCH.iter().map(|folder| Path::new(folder).join("nft")).find(|p| p.is_file());
-    let program = program.ok_or_else(|| {
-        let cause = format!("no nft in {}", SEARCH.join(", "));
-        Error::with_kind(operation, ErrorKind::NotFound, cause)
-    })?;
-    let failed = |error: &std::io::Error| Error::from_io(operation, error);
-    let mut child = Command::new(program)
+    let failed = |error: &std::io::Error| Error::from_io(OPERATION, error);
+    let mut child = Command::new(find()?)
         .args(["-f", "-"])
         .env_clear()
         .stdin(Stdio::piped())
@@ -60,5 +70,5 @@ pub fn apply(script: &str) -> Result<()> {
         [] => output.status.to_string(),
         lines => lines.join("; "),
     };
-    Err(Error::with_kind(operation, kind, cause))
+    Err(Error::with_kind(OPERATION, kind, cause))
 }

@@ -21,7 +21,7 @@ use super::transaction::{Object, Operation, Transaction, Verb};
 use super::wire::{self, HEADER_LEN, Kind, SUBSYSTEM};
 
 use self::refusal::{
-    explain, is_missing_owner, is_unknown_destroy, shortened, unsupported_subsystem,
+    explain, is_missing_owner, is_unknown_destroy, owned, shortened, unsupported_subsystem,
 };
 
 /// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`, `NFNL_BATCH_GENID`,
@@ -163,6 +163,24 @@ impl Socket {
     /// Those of [`Socket::ensure`].
     pub fn plan_missing(&self, wanted: &Transaction, out: &mut Transaction) -> Result<()> {
         super::missing::plan(self, wanted, out)
+    }
+
+    /// Asks whether what a transaction of `add`s wants is there or could be added
+    /// now, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`is_permission`](Error::is_permission) where another process owns one of
+    /// the tables; those of [`Socket::plan_missing`].
+    pub fn verify_addable(&self, wanted: &Transaction) -> Result<()> {
+        for operation in wanted.operations() {
+            if let Object::Table(table) = &operation.object
+                && self.table(table.family, &table.name)?.is_some_and(|there| there.owned)
+            {
+                return Err(owned(table));
+            }
+        }
+        self.plan_missing(wanted, &mut Transaction::new())
     }
 
     /// Plans that `chain` holds `rules`, in this order and nothing else: all of

@@ -1,6 +1,7 @@
 use super::*;
 use crate::conf::{Isolation, Plan, Policy};
 use attach::chained::Owner;
+use linux::Family;
 use linux::iptables::{Batch, Chain};
 
 const ADDRESS: &str = "10.1.0.2";

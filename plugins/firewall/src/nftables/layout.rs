@@ -138,6 +138,18 @@ impl Layout {
         ]
     }
 
+    /// Adds the table, its sets and chains, and the administrator's chain with the
+    /// way there.
+    pub(super) fn add_objects(&self, admin: &str, out: &mut Transaction) {
+        out.add(&self.table);
+        for set in self.sets() {
+            out.add(set);
+        }
+        out.add(&self.admins).add(self.admin(admin));
+        out.add(&self.isolation).add(&self.forward).add(&self.input);
+        out.add(Rule::new(&self.admins).jump(admin));
+    }
+
     /// Plans what is missing of the table, its sets, chains and shared rules,
     /// and the administrator's chain. A chain whose rules are others is written
     /// anew; an administrator's is left as it is.
@@ -147,21 +159,12 @@ impl Layout {
         admin: &str,
         out: &mut Transaction,
     ) -> Result<()> {
-        let rules = self.shared_rules();
         let mut wanted = Transaction::new();
-        wanted.add(&self.table);
-        for set in self.sets() {
-            wanted.add(set);
-        }
-        wanted.add(&self.admins).add(self.admin(admin));
-        for (chain, _) in &rules {
-            wanted.add(*chain);
-        }
-        wanted.add(Rule::new(&self.admins).jump(admin));
+        self.add_objects(admin, &mut wanted);
         let before = out.operations().len();
         socket.plan_missing(&wanted, out)?;
         let is_new = out.operations().len() - before == wanted.operations().len();
-        for (chain, rules) in rules {
+        for (chain, rules) in self.shared_rules() {
             socket.plan_rules(chain, rules, is_new, out)?;
         }
         Ok(())

@@ -185,6 +185,31 @@ impl Layout {
         chains
     }
 
+    fn chains(&self) -> [&Chain; 8] {
+        [
+            &self.conditional,
+            &self.neighbours,
+            &self.targets,
+            &self.mapped,
+            &self.prerouting,
+            &self.output,
+            &self.sources,
+            &self.guard,
+        ]
+    }
+
+    /// Adds the table, its sets and its chains; that of the guard only where it
+    /// is wanted.
+    pub(super) fn add_objects(&self, guarded: bool, out: &mut Transaction) {
+        out.add(&self.table);
+        for set in self.sets() {
+            out.add(set);
+        }
+        for chain in self.chains().into_iter().filter(|chain| guarded || **chain != self.guard) {
+            out.add(chain);
+        }
+    }
+
     /// Plans what is missing of the table, its sets, chains and shared rules.
     /// A chain whose rules are others, because somebody changed them or because
     /// another mark is wanted now, is written anew.
@@ -195,20 +220,12 @@ impl Layout {
         guarded: bool,
         out: &mut Transaction,
     ) -> Result<()> {
-        let rules = self.shared_rules(mark, guarded);
         let mut wanted = Transaction::new();
-        wanted.add(&self.table);
-        for set in self.sets() {
-            wanted.add(set);
-        }
-        wanted.add(&self.conditional).add(&self.neighbours);
-        for (chain, _) in &rules {
-            wanted.add(*chain);
-        }
+        self.add_objects(guarded, &mut wanted);
         let missing = out.operations().len();
         socket.plan_missing(&wanted, out)?;
         let is_new = out.operations().len() - missing == wanted.operations().len();
-        for (chain, rules) in rules {
+        for (chain, rules) in self.shared_rules(mark, guarded) {
             socket.plan_rules(chain, rules, is_new, out)?;
         }
         Ok(())
@@ -264,18 +281,8 @@ impl Layout {
     /// Whether a table with these chains and sets holds nothing but what this
     /// plugin and upstream's make for everybody.
     pub(super) fn is_all(&self, chains: &[Chain], sets: &[Set]) -> bool {
-        let own = [
-            &self.conditional,
-            &self.neighbours,
-            &self.prerouting,
-            &self.output,
-            &self.mapped,
-            &self.targets,
-            &self.sources,
-            &self.guard,
-        ];
         let known = |name: &str| {
-            own.iter().any(|chain| chain.name == name)
+            self.chains().iter().any(|chain| chain.name == name)
                 || UPSTREAM_CHAINS.contains(&name)
                 || UPSTREAM_SHARED_CHAINS.contains(&name)
         };

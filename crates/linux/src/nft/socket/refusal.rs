@@ -3,9 +3,18 @@
 use nix::libc;
 
 use crate::error::{Error, ErrorKind};
+use crate::nft::chain::Table;
 use crate::nft::transaction::{Object, Operation, Transaction, Verb};
 
 const NEEDS_PRIVILEGE: &str = "CAP_NET_ADMIN is needed";
+const OWNED: &str = "another process owns the table (flags owner)";
+
+/// The kernel's refusal of any change of a table with an owner
+/// (`nft_table_lookup`, net/netfilter/nf_tables_api.c at v6.18), before it was
+/// asked for one.
+pub(super) fn owned(table: &Table) -> Error {
+    Error::from_errno(format!("change table {table}"), libc::EPERM).hint(OWNED)
+}
 
 /// nfnetlink answers `EINVAL` where nobody handles a subsystem
 /// (`nfnetlink_rcv_msg`, net/netfilter/nfnetlink.c at v6.18).
@@ -75,7 +84,7 @@ fn hint(error: &Error, operation: &Operation) -> Option<&'static str> {
             Some("the hook does not allow it, or the kernel lacks a part of it")
         }
         // Without the privilege the batch as a whole is refused.
-        (_, ErrorKind::Permission) => Some("another process owns the table (flags owner)"),
+        (_, ErrorKind::Permission) => Some(OWNED),
         _ => None,
     }
 }

@@ -53,12 +53,18 @@ fn text(attrs: Attrs<'_>, kind: u16) -> Option<String> {
 
 /// A message's body as a table.
 pub(crate) fn table(body: &[u8]) -> Option<Table> {
+    /// `NFT_TABLE_F_DORMANT` and `NFT_TABLE_F_OWNER`,
+    /// include/uapi/linux/netfilter/nf_tables.h at v6.18.
+    const DORMANT: u32 = 1;
+    const OWNER: u32 = 2;
     let attrs = Attrs::after(body, HEADER_LEN);
+    let flags = attrs.find(2).and_then(|flags| flags.be32()).unwrap_or_default();
     Some(Table {
         family: family_of(body)?,
         name: text(attrs, 1)?,
         comment: comment_of(attrs.find(6), 0),
-        dormant: attrs.find(2).and_then(|flags| flags.be32()).is_some_and(|flags| flags & 1 != 0),
+        dormant: flags & DORMANT != 0,
+        owned: flags & OWNER != 0,
         handle: attrs.find(4).and_then(|handle| handle.be64()),
     })
 }
