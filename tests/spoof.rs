@@ -22,6 +22,8 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge, Nft, Strace, OurPlugins] a_kernel_without_nf_tables_is_refused,
         [Bridge, Nft, OurPlugins] rules_of_others_stay,
         [Bridge, Nft, OurPlugins] long_ids_have_rules_or_a_reason,
+        [Bridge, Nft, OurPlugins] the_second_of_two_that_read_the_same_is_refused,
+        [Bridge, Nft, PeerPlugins, OurPlugins] of_two_that_read_the_same_one_keeps_its_check,
     };
     for (name, make) in [
         ("with_everything_there", (|_| {}) as fn(&Container)),
@@ -152,13 +154,15 @@ fn the_peer_removes_ours(host: &Host) {
 }
 
 fn ours_are_removed_where_the_peer_forgets(host: &Host) {
-    let pod = host.container("pod");
+    // A name that no other container and interface have together: the link may
+    // still be there when DEL looks.
+    let pod = host.container("podofthepeer");
     host.peer("bridge").add(&pod, "eth0", &conf()).expect_result();
     pod.destroy();
     host.peer("bridge").del(&pod, "eth0", &conf()).expect_ok();
-    assert!(table(host).contains("ctr-pod"), "the peer forgot it");
+    assert!(table(host).contains(&pod.id()), "the peer forgot it");
     host.plugin("bridge").del(&pod, "eth0", &conf()).expect_ok();
-    assert!(!table(host).contains("ctr-pod"));
+    assert!(!table(host).contains(&pod.id()));
 }
 
 fn del_leaves_nothing(host: &Host, make: fn(&Container)) {
@@ -335,4 +339,68 @@ fn long_ids_have_rules_or_a_reason(host: &Host) {
     outcome.expect_error(999, "check MAC addresses");
     assert_eq!(host.links(), links);
     host.plugin("bridge").del(&too_long, "eth0", &conf()).expect_ok();
+}
+
+/// Of the second, neither ADD nor DEL does anything to the first; of the first, DEL
+/// works when the second was refused and is not detached yet.
+fn the_second_of_two_that_read_the_same_is_refused(host: &Host) {
+    for (n, [(first, c), (second, b_c)]) in [
+        [("a-b", "c"), ("a", "b-c")],
+        [("d", "e-f"), ("d-e", "f")],
+        // The second chain of one is the first of the other.
+        [("g", "h"), ("g", "h-mac")],
+        [("i", "j-mac"), ("i", "j")],
+        [("k-l", "mac"), ("k", "l")],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let first = host.container(first);
+        let second = if n == 2 || n == 3 { None } else { Some(host.container(second)) };
+        let second = second.as_ref().unwrap_or(&first);
+        let bridge = || host.plugin("bridge");
+        let result = bridge().add(&first, c, &conf()).expect_result();
+        let (before, links) = (table(host), host.links());
+        let refused = bridge().add(second, b_c, &conf());
+        refused.expect_error(999, &format!("is in use for {}", host_end(&result)));
+        refused.expect_error(999, &format!("(oxcni:net/{}/{c})", first.id()));
+        bridge().del(second, b_c, &conf()).expect_ok();
+        bridge().del_without_netns(second, b_c, &conf()).expect_ok();
+        assert_eq!((table(host), host.links()), (before, links));
+        bridge().check(&first, c, &with_previous_result(&conf(), &result)).expect_ok();
+        // A link that is gone is in nobody's way.
+        first.exec(format!("ip link del dev {c}"));
+        let result = bridge().add(second, b_c, &conf()).expect_result();
+        bridge().check(second, b_c, &with_previous_result(&conf(), &result)).expect_ok();
+        bridge().del(&first, c, &conf()).expect_ok();
+        bridge().check(second, b_c, &with_previous_result(&conf(), &result)).expect_ok();
+        bridge().del(second, b_c, &conf()).expect_ok();
+        assert!(!table(host).contains("cni-br-iface"), "{}", table(host));
+    }
+}
+
+/// The peer lets two share chains. Ours takes the way there of one of them, and the
+/// chains when the other goes.
+fn of_two_that_read_the_same_one_keeps_its_check(host: &Host) {
+    let jumps = |result: &Value| table(host).matches(&host_end(result)).count();
+    for by_gc in [false, true] {
+        let names = if by_gc { ["d-e", "d"] } else { ["a-b", "a"] };
+        let [one, two] = names.map(|name| host.container(name));
+        let (c, b_c) = if by_gc { ("f", "e-f") } else { ("c", "b-c") };
+        let first = host.peer("bridge").add(&one, c, &conf()).expect_result();
+        let second = host.peer("bridge").add(&two, b_c, &conf()).expect_result();
+        assert_eq!((jumps(&first), jumps(&second)), (1, 1));
+        if by_gc {
+            one.exec(format!("ip link del dev {c}"));
+            let mut gc = conf();
+            gc["cniVersion"] = "1.1.0".into();
+            gc["cni.dev/valid-attachments"] = json!([{"containerID": two.id(), "ifname": b_c}]);
+            host.plugin("bridge").gc(&gc).expect_ok();
+        }
+        host.plugin("bridge").del(&one, c, &conf()).expect_ok();
+        assert_eq!((jumps(&first), jumps(&second)), (0, 1));
+        assert!(table(host).contains(&two.mac(b_c)), "{}", table(host));
+        host.plugin("bridge").del(&two, b_c, &conf()).expect_ok();
+        assert!(!table(host).contains("cni-br-iface"), "{}", table(host));
+    }
 }

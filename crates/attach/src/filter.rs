@@ -5,7 +5,7 @@
 use crate::backend::Netfilter;
 use crate::masquerade::{self, Owner};
 use crate::sandbox::Sandbox;
-use crate::{spoof, veth};
+use crate::{kernel, spoof, veth};
 use cni::{Attachments, Error, Network, Request, Result};
 use linux::Socket;
 use std::net::IpAddr;
@@ -23,21 +23,26 @@ pub fn remove_with_veth(
     sandbox: &mut Sandbox,
 ) -> (Result<()>, Result<()>) {
     let request = sandbox.request;
-    let rules = || netfilter.as_ref().map_err(Error::clone).and_then(|open| remove(open, request));
+    let rules = |sandbox: &Sandbox| {
+        netfilter
+            .as_ref()
+            .map_err(Error::clone)
+            .and_then(|open| remove(open, sandbox.host(), request))
+    };
     match veth::take_down(sandbox) {
         Ok(true) => {
-            let rules = rules();
+            let rules = rules(sandbox);
             (veth::remove(sandbox), rules)
         }
-        _ => (veth::remove(sandbox), rules()),
+        _ => (veth::remove(sandbox), rules(sandbox)),
     }
 }
 
-/// Removes the rules of an attachment.
+/// Removes the rules of an attachment. `host` tells whose links are there.
 ///
 /// # Errors
 /// All that went wrong; that nothing is there is none.
-pub fn remove(netfilter: &Netfilter, request: &Request) -> Result<()> {
+pub fn remove(netfilter: &Netfilter, host: &Socket, request: &Request) -> Result<()> {
     let attachment = request.attachment();
     let owner = Owner { network: request.network.name(), attachment: &attachment };
     // Only to tell two attachments of one container apart; without it, or if
@@ -50,7 +55,7 @@ pub fn remove(netfilter: &Netfilter, request: &Request) -> Result<()> {
         .unwrap_or_default();
     let stored = netfilter.remove(|socket, out| {
         masquerade::plan_removal(socket, owner, &known, out)?;
-        spoof::plan_removal(socket, &attachment, out)
+        spoof::plan_removal(socket, host, request, out)
     });
     let legacy = masquerade::remove_legacy(netfilter, owner, &known);
     Error::all([stored, legacy])
@@ -62,7 +67,10 @@ pub fn remove(netfilter: &Netfilter, request: &Request) -> Result<()> {
 /// Those of [`remove`].
 pub fn undo(sandbox: &mut Sandbox) -> Result<()> {
     let request = sandbox.request;
-    sandbox.in_home(|| remove(&Netfilter::open()?, request))
+    sandbox.in_home(|| {
+        let host = Socket::route().map_err(kernel)?;
+        remove(&Netfilter::open()?, &host, request)
+    })
 }
 
 /// GC: removes the rules of attachments of `network` that are not in `valid`,

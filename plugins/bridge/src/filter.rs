@@ -17,30 +17,30 @@ pub(crate) fn open(plan: &Plan) -> Result<Option<Netfilter>> {
 pub(crate) fn check_mac(
     netfilter: Option<&Netfilter>,
     plan: &Plan,
-    request: &Request,
+    sandbox: &Sandbox,
     pair: &veth::Pair,
 ) -> Result<()> {
     let Some(netfilter) = netfilter.filter(|_| plan.mac_spoof_check) else { return Ok(()) };
     let check = spoof::Check {
-        attachment: &request.attachment(),
+        request: sandbox.request,
         host_link: &pair.host_name,
         mac: pair.container_mac,
     };
-    spoof::ensure(netfilter, check)
+    spoof::ensure(netfilter, sandbox.host(), check)
 }
 
 /// RESTORE of [`check_mac`].
 pub(crate) fn restore_mac_check(
     netfilter: Option<&Netfilter>,
     plan: &Plan,
-    request: &Request,
+    sandbox: &Sandbox,
     port: &Link,
     container: &Link,
 ) -> Result<()> {
     let Some(netfilter) = netfilter.filter(|_| plan.mac_spoof_check) else { return Ok(()) };
     let Some(mac) = container.mac else { return Ok(()) };
-    let attachment = &request.attachment();
-    spoof::ensure(netfilter, spoof::Check { attachment, host_link: &port.name, mac })
+    let check = spoof::Check { request: sandbox.request, host_link: &port.name, mac };
+    spoof::ensure(netfilter, sandbox.host(), check)
 }
 
 /// `ipMasq`: the host's address for what leaves the container's subnets.
@@ -72,8 +72,7 @@ pub(crate) fn verify(
         let Some(mac) = container.mac else {
             return Err(Error::internal(format!("check {}: it has no MAC", container.name)));
         };
-        let attachment = &request.attachment();
-        spoof::verify(netfilter, spoof::Check { attachment, host_link: &host_end.name, mac })?;
+        spoof::verify(netfilter, spoof::Check { request, host_link: &host_end.name, mac })?;
     }
     match &plan.masquerade {
         Some(masquerade) => masquerade.verify(netfilter, request, promised),

@@ -144,7 +144,7 @@ fn attach<'r>(
         // Before the rules: those of two families are not made at once.
         undo.push("remove the packet filter rules", attach::filter::undo);
     }
-    filter::check_mac(netfilter.as_ref(), plan, sandbox.request, &pair)?;
+    filter::check_mac(netfilter.as_ref(), plan, sandbox, &pair)?;
     let mut success = match &plan.ipam {
         Some(ipam) => {
             let success = ipam.add(sandbox)?;
@@ -206,7 +206,7 @@ fn restore<'r>(
     let container = verify::container_link(sandbox.enter()?, &promised.interfaces[at], "veth")?;
     let port = port::restore(sandbox.host(), plan, &bridge, &container)?;
     drop(joining);
-    filter::restore_mac_check(netfilter.as_ref(), plan, request, &port, &container)?;
+    filter::restore_mac_check(netfilter.as_ref(), plan, sandbox, &port, &container)?;
     if !plan.container_up {
         return Ok(());
     }
