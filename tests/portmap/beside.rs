@@ -360,6 +360,19 @@ fn conditions_that_do_not_parse(host: &Host) {
     let mut ends = portmap("nftables", &some());
     ends["conditionsV4"] = json!(["ip saddr 192.0.2.1 ; flush ruleset"]);
     pod.map(host, &ends).expect_error(7, "cannot be part of a condition");
+    for (backend, words, why) in [
+        ("nftables", ["ip saddr", "192.0.2.1\n"], "\"192.0.2.1\\n\" cannot be part of"),
+        ("iptables", ["-s", "192.0.2.1\n"], "\"192.0.2.1\\n\" cannot be part of"),
+        ("nftables", ["", ""], "the first word is empty"),
+        ("iptables", ["", ""], "the first word is empty"),
+    ] {
+        let mut conf = portmap(backend, &some());
+        conf["conditionsV6"] = words.into();
+        let before = host.snapshot();
+        pod.map(host, &conf).expect_error(7, &format!("conditionsV6: {why}"));
+        host.plugin("portmap").status(&conf).expect_error(7, &format!("conditionsV6: {why}"));
+        host.expect_unchanged(&before);
+    }
 }
 
 fn an_external_mark_chain(host: &Host) {

@@ -47,7 +47,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::family::Family;
 use crate::netns::Namespace;
 
-pub use self::batch::{Batch, COMMENT_MAX, Chain, Rule, Saved};
+pub use self::batch::{Batch, COMMENT_MAX, Chain, Rule, Saved, is_word};
 pub use self::stored::{
     Destination, comment_of, destination_of, nft_table, plan_removal, source_of, verdict_of,
 };

@@ -271,9 +271,9 @@ fn plan_backend(conf: &Conf) -> Result<Option<Backend>> {
         keys.push((Backend::Iptables, "externalSetMarkChain"));
     }
     for (key, _, words) in conf.conditions() {
-        keys.extend(syntax(words).map(|backend| (backend, key)));
-        if syntax(words) == Some(Backend::Nftables) {
-            check_words(key, words)?;
+        if let Some(backend) = syntax(key, words)? {
+            check_words(key, words, backend)?;
+            keys.push((backend, key));
         }
     }
     let backend = match (named, keys.first()) {
@@ -298,18 +298,27 @@ fn plan_backend(conf: &Conf) -> Result<Option<Backend>> {
 }
 
 /// Whose words conditions are: those of iptables begin with an option.
-fn syntax(words: &[String]) -> Option<Backend> {
-    match words.first()?.as_str() {
-        "" => None,
-        first if first.starts_with(['-', '!']) => Some(Backend::Iptables),
-        _ => Some(Backend::Nftables),
+fn syntax(key: &str, words: &[String]) -> Result<Option<Backend>> {
+    match words.first().map(String::as_str) {
+        None => Ok(None),
+        // It would be no condition at all, and the port open to everybody.
+        Some("") => Err(invalid(format!(
+            "{key}: the first word is empty: leave the key out where there is no condition"
+        ))),
+        Some(first) if first.starts_with(['-', '!']) => Ok(Some(Backend::Iptables)),
+        Some(_) => Ok(Some(Backend::Nftables)),
     }
 }
 
-/// Refuses what would end the rule that nft is given, or hide its rest.
-fn check_words(key: &str, words: &[String]) -> Result<()> {
+/// Refuses what would end the rule that nft is given, or hide its rest, and what
+/// `iptables-restore` cannot read as a word.
+fn check_words(key: &str, words: &[String], backend: Backend) -> Result<()> {
     let ends = |c: char| c.is_control() || matches!(c, ';' | '#' | '\\');
-    match words.iter().find(|word| word.contains(ends)) {
+    let is_wrong = |word: &&String| match backend {
+        Backend::Nftables => word.contains(ends),
+        Backend::Iptables => !linux::iptables::is_word(word),
+    };
+    match words.iter().find(is_wrong) {
         None => Ok(()),
         Some(word) => Err(invalid(format!("{key}: {word:?} cannot be part of a condition"))),
     }

@@ -216,11 +216,7 @@ impl Batch {
                 Line::Command(_, chain, _, rule) => (chain, rule.as_ref()),
             };
             let words = rule.map(|rule| rule.words.as_slice()).unwrap_or_default();
-            if let Some(bad) = words
-                .iter()
-                .chain([chain])
-                .find(|word| word.contains(['\n', '\0']) || word.len() > WORD_MAX)
-            {
+            if let Some(bad) = words.iter().chain([chain]).find(|word| !is_word(word)) {
                 return Err(Error::invalid(
                     format!("write rule of chain {chain}"),
                     format!("{bad:?} cannot be part of a rule"),
@@ -237,6 +233,12 @@ impl Batch {
         }
         Ok(self.to_string())
     }
+}
+
+/// Whether a rule can have the word: not a line break, nor more than 1,023 bytes.
+#[must_use]
+pub fn is_word(text: &str) -> bool {
+    !text.contains(['\n', '\0']) && text.len() <= WORD_MAX
 }
 
 /// Bytes a word may have (`struct xt_param_buf` in iptables/xshared.h of

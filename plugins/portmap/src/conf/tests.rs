@@ -100,7 +100,7 @@ fn backends_follow_from_other_keys() {
     is(r#""conditionsV4": ["ip", "saddr", "10.0.0.0/8"]"#, Backend::Nftables);
     is(r#""conditionsV6": ["!", "-s", "fd00::/8"]"#, Backend::Iptables);
     is(r#""externalSetMarkChain": "KUBE-MARK-MASQ""#, Backend::Iptables);
-    assert_eq!(backend(r#""conditionsV4": [], "conditionsV6": [""]"#), Ok(None));
+    assert_eq!(backend(r#""conditionsV4": [], "conditionsV6": null"#), Ok(None));
     for (keys, culprit) in [
         (r#""backend": "" "#, "backend \"\""),
         (r#""backend": "ebtables""#, "ebtables"),
@@ -118,7 +118,10 @@ fn backends_follow_from_other_keys() {
         (r#""markMasqBit": -1"#, "between 0 and 31"),
         (r#""conditionsV4": ["ip saddr 10.0.0.1 accept ; flush ruleset"]"#, "cannot be part"),
         (r#""conditionsV4": ["ip", "saddr 10.0.0.1 #"]"#, "cannot be part"),
-        (r#""conditionsV6": ["ip6", "a\nb"]"#, "cannot be part"),
+        (r#""conditionsV6": ["ip6", "a\nb"]"#, "conditionsV6: \"a\\nb\" cannot be part"),
+        (r#""conditionsV6": ["-s", "a\nb"]"#, "conditionsV6: \"a\\nb\" cannot be part"),
+        (r#""conditionsV4": [""]"#, "conditionsV4: the first word is empty"),
+        (r#""backend": "iptables", "conditionsV6": ["", "-s"]"#, "conditionsV6: the first word"),
     ] {
         let error = backend(keys).expect_err(keys);
         assert_eq!(error.code(), cni::Code::INVALID_CONFIG, "{keys}");
