@@ -212,12 +212,17 @@ fn wrong_input_changes_nothing(host: &Host) {
             (json!({"ingressPolicy": "zz"}), "unknown ingress policy: \"zz\""),
             (json!({"iptablesAdminChainName": "has space"}), "iptablesAdminChainName"),
             (json!({"iptablesAdminChainName": "forward"}), "chain of this plugin"),
+            (json!({"iptablesAdminChainName": "ACCEPT"}), "iptablesAdminChainName \"ACCEPT\""),
+            (json!({"iptablesAdminChainName": "FORWARD"}), "iptablesAdminChainName \"FORWARD\""),
+            (json!({"iptablesAdminChainName": "LOG"}), "iptablesAdminChainName \"LOG\""),
             (json!({"denyCIDRs": ["10.0.0.0"]}), "denyCIDRs[0]"),
             (json!({"denyCIDRs": ["10.0.0.0/8", "x"]}), "denyCIDRs[1]"),
             (json!({"allowCIDRs": ["10.0.0.0/8"]}), "allowCIDRs makes exceptions"),
             (json!({"firewalldZone": "a b"}), "firewalldZone"),
         ] {
-            pod.add(host, &firewall(backend, 1, &keys)).expect_error(7, culprit);
+            let conf = firewall(backend, 1, &keys);
+            pod.add(host, &conf).expect_error(7, culprit);
+            host.plugin("firewall").status(&conf).expect_error(7, culprit);
         }
     }
     let denying = firewall("iptables", 1, &json!({"denyCIDRs": ["10.0.0.0/8"]}));

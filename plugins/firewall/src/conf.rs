@@ -32,6 +32,60 @@ struct Conf {
     allow: Vec<String>,
 }
 
+/// What rules jump to that is no chain of a user's: the verdicts and the targets of
+/// iptables 1.8 (extensions/), whose names it gives no chain, and the chains that
+/// the kernel has.
+const TAKEN_NAMES: [&str; 48] = [
+    "ACCEPT",
+    "DROP",
+    "QUEUE",
+    "RETURN",
+    "standard", // verdicts
+    "INPUT",
+    "FORWARD",
+    "OUTPUT",
+    "PREROUTING",
+    "POSTROUTING", // chains
+    "AUDIT",
+    "CHECKSUM",
+    "CLASSIFY",
+    "CLUSTERIP",
+    "CONNMARK",
+    "CONNSECMARK",
+    "CT",
+    "DNAT",
+    "DNPT",
+    "DSCP",
+    "ECN",
+    "HL",
+    "HMARK",
+    "IDLETIMER",
+    "LED",
+    "LOG",
+    "MARK",
+    "MASQUERADE",
+    "NETMAP",
+    "NFLOG",
+    "NFQUEUE",
+    "NOTRACK",
+    "RATEEST",
+    "REDIRECT",
+    "REJECT",
+    "SECMARK",
+    "SET",
+    "SNAT",
+    "SNPT",
+    "SYNPROXY",
+    "TCPMSS",
+    "TCPOPTSTRIP",
+    "TEE",
+    "TOS",
+    "TPROXY",
+    "TRACE",
+    "TTL",
+    "ULOG",
+];
+
 /// What the configuration names as backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Named {
@@ -250,7 +304,12 @@ fn plan_admin_chain(name: &str) -> Result<String> {
             CHAIN_NAME_MAX - 1
         )));
     }
-    if crate::nftables::is_own_chain(name) || name.starts_with("CNI-FORWARD") {
+    if TAKEN_NAMES.contains(&name) {
+        return Err(invalid(format!(
+            "iptablesAdminChainName {name:?} is a target or a chain of iptables itself: choose another name"
+        )));
+    }
+    if crate::nftables::is_own_chain(name) || crate::iptables::is_own_chain(name) {
         return Err(invalid(format!("iptablesAdminChainName {name:?} is a chain of this plugin")));
     }
     Ok(name.to_owned())

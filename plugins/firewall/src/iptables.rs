@@ -36,6 +36,11 @@ const OWN: &str = "CNI-FORWARD";
 const STAGE_1: &str = "CNI-ISOLATION-STAGE-1";
 const STAGE_2: &str = "CNI-ISOLATION-STAGE-2";
 
+/// Whether a chain of this name is this plugin's.
+pub(crate) fn is_own_chain(name: &str) -> bool {
+    [OWN, STAGE_1, STAGE_2].contains(&name)
+}
+
 /// Lets the addresses through, all of them or none of a family.
 ///
 /// # Errors
