@@ -33,6 +33,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Macvlan, OurPlugins] a_frozen_holder_stops_shim_adds_only,
         [Vrf, Bridge, OurPlugins] a_frozen_holder_stops_vrf_adds_only,
         [Bridge, OurPlugins] without_a_place_for_locks_add_is_refused,
+        [Bridge, Iptables, OurPlugins] without_a_place_for_locks_no_rule_of_iptables_is_added,
         [Bridge, Iptables, OurPlugins] without_a_place_for_locks_del_with_iptables_works,
         [Macvlan, OurPlugins] without_a_place_for_locks_a_shim_can_be_left,
         [Bridge, OurPlugins] lock_files_are_roots_and_few,
@@ -320,6 +321,32 @@ fn without_a_place_for_locks_add_is_refused(host: &Host) {
     unhinder(host);
 }
 
+/// Masquerading has no shared rules, and so no lock; the bridge has one.
+fn without_a_place_for_locks_no_rule_of_iptables_is_added(host: &Host) {
+    let pods = ["behind", "alone"].map(|name| host.container(name));
+    let mapping = json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp"});
+    let keys = json!({"backend": "iptables", "runtimeConfig": {"portMappings": [mapping]}});
+    let result = behind_a_bridge(host, &pods[0]);
+    let behind = |plugin| with_previous_result(&of_type(host, plugin, keys.clone()), &result);
+    let masquerading = json!({"ipMasq": true, "ipMasqBackend": "iptables"});
+    for (options, why) in HINDRANCES {
+        hinder(host, options);
+        let before = host.snapshot();
+        for (plugin, pod, conf, doing) in [
+            ("firewall", &pods[0], behind("firewall"), "change rules of iptables"),
+            ("portmap", &pods[0], behind("portmap"), "change rules of iptables"),
+            ("bridge", &pods[1], with(&on_bridge(host), masquerading.clone()), "join the bridge"),
+        ] {
+            let told = host.plugin(plugin).add(pod, "eth0", &conf);
+            let msg = format!("{doing}: lock {}: {why}", hosts_lock());
+            told.expect_error(5, &msg);
+            assert_eq!(told.document()["msg"], msg, "{told}");
+            host.expect_unchanged(&before);
+        }
+        unhinder(host);
+    }
+}
+
 fn without_a_place_for_locks_del_with_iptables_works(host: &Host) {
     for (n, (options, why)) in HINDRANCES.into_iter().enumerate() {
         let pod = host.container(&format!("pod{n}"));
@@ -329,7 +356,7 @@ fn without_a_place_for_locks_del_with_iptables_works(host: &Host) {
         told.expect_ok();
         assert!(told.stderr().contains(why), "{}", told.stderr());
         expect_no_rule_of_iptables(host);
-        host.plugin("firewall").add(&pod, "eth0", &conf).expect_error(999, why);
+        host.plugin("firewall").add(&pod, "eth0", &conf).expect_error(5, why);
         expect_no_rule_of_iptables(host);
         unhinder(host);
     }

@@ -213,7 +213,7 @@ impl Netfilter {
     ///
     /// # Errors
     /// What the command said; [`is_timed_out`](linux::Error::is_timed_out) when
-    /// others take too long.
+    /// others take too long; of kind `Io` when the lock cannot be written.
     pub fn update(
         &self,
         program: &Program,
@@ -221,9 +221,8 @@ impl Netfilter {
         plan: impl FnOnce(&Saved, &mut Batch) -> linux::Result<()>,
     ) -> linux::Result<()> {
         let host = Of::Host(self.iptables.namespace());
-        let _alone = lock::alone(host, DOING, LOCK_LIMIT).map_err(|error| {
-            let timed_out = error.code() == Code::TRY_AGAIN;
-            let kind = if timed_out { ErrorKind::TimedOut } else { ErrorKind::Other };
+        let _alone = lock::take_alone(host, LOCK_LIMIT).map_err(|error| {
+            let kind = if error.is_timed_out() { ErrorKind::TimedOut } else { ErrorKind::Io };
             linux::Error::with_kind(DOING, kind, error.to_string())
         })?;
         program.update(table, plan)

@@ -51,10 +51,14 @@ pub mod undo;
 pub mod verify;
 pub mod veth;
 
-/// A kernel error as the runtime sees it: code 999, or 11 where waiting longer
-/// may help.
+/// A kernel error as the runtime sees it: code 999, 11 where waiting longer may
+/// help, or 5 where a file could not be written.
 pub fn kernel(error: linux::Error) -> cni::Error {
-    let code = if error.is_timed_out() { cni::Code::TRY_AGAIN } else { cni::Code::INTERNAL };
+    let code = match error.kind() {
+        linux::ErrorKind::TimedOut => cni::Code::TRY_AGAIN,
+        linux::ErrorKind::Io => cni::Code::IO,
+        _ => cni::Code::INTERNAL,
+    };
     cni::Error::new(code, error.to_string())
 }
 

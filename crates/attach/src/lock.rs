@@ -75,7 +75,12 @@ pub struct Held {
 /// Code 11 after `wait`, naming who has it; code 5 when the directory cannot be
 /// written.
 pub fn alone(of: Of, doing: &str, wait: Duration) -> Result<Held> {
-    take(of, store::Lock::take, wait).map_err(|e| refused(&e).context(doing))
+    take_alone(of, wait).map_err(|e| refused(&e).context(doing))
+}
+
+/// The same, for who says by itself what for.
+pub(crate) fn take_alone(of: Of, wait: Duration) -> store::Result<Held> {
+    take(of, store::Lock::take, wait)
 }
 
 /// The same beside others who share it.

@@ -33,6 +33,8 @@ pub enum ErrorKind {
     Invalid,
     /// Nothing arrived before the deadline.
     TimedOut,
+    /// A file of the host's that is needed for it cannot be written.
+    Io,
     /// A path that should be a network namespace is something else: a plain
     /// file left over after the namespace was unmounted, for example.
     NotNamespace,

@@ -315,6 +315,7 @@ impl Program<'_> {
             Some(2) => ErrorKind::Invalid,
             Some(3) => ErrorKind::Unsupported,
             Some(4) if said.contains("xtables lock") => ErrorKind::TimedOut,
+            Some(4) if said.contains("open lock file") => ErrorKind::Io,
             _ => ErrorKind::Other,
         };
         let lines: Vec<&str> =
