@@ -112,13 +112,16 @@ fn del_without_what_it_needs(host: &Host, backend: &str) {
     let pod = Pod::new(host, "pod");
     let conf = portmap(backend, &some());
     let before = host.snapshot();
-    let breaks: [fn(&mut Value); 6] = [
+    let breaks: [fn(&mut Value); 8] = [
         |_| {},
         |conf| conf["backend"] = "something".into(),
         |conf| conf["markMasqBit"] = 77.into(),
         |conf| conf["runtimeConfig"]["portMappings"][0]["hostPort"] = 0.into(),
         |conf| conf["runtimeConfig"]["portMappings"][1]["protocol"] = "smtp".into(),
         |conf| conf["runtimeConfig"]["portMappings"] = "many".into(),
+        // Of a runtime that has forgotten them.
+        |conf| conf["runtimeConfig"] = Value::Null,
+        |conf| drop(conf.as_object_mut().expect("an object").remove("runtimeConfig")),
     ];
     for change in breaks {
         pod.map(host, &conf).expect_result();

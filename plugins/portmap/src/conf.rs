@@ -38,7 +38,7 @@ struct Conf {
 #[serde(default)]
 struct RuntimeConf {
     #[serde(rename = "portMappings")]
-    port_mappings: Vec<MappingConf>,
+    port_mappings: Option<Vec<MappingConf>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -133,19 +133,22 @@ pub(crate) struct Plan {
 }
 
 /// The host ports of a request, and nothing else: for DEL, which takes what ADD
-/// would refuse. Something that cannot be read stands for ports nobody knows.
-pub(crate) fn mappings_to_remove(network: &Network) -> Vec<HostPort> {
+/// would refuse. `None` where the runtime says that there are none. One that does
+/// not say, as after it lost its cache, leaves it to us to find them, as does
+/// something that cannot be read.
+pub(crate) fn mappings_to_remove(network: &Network) -> Option<Vec<HostPort>> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Only {
         #[serde(rename = "runtimeConfig")]
         runtime_config: RuntimeConf,
     }
-    const UNKNOWN: HostPort = HostPort { protocol: Protocol::TCP, port: 0, address: None };
-    let Ok(conf) = network.conf::<Only>() else { return vec![UNKNOWN] };
-    let given = &conf.runtime_config.port_mappings;
-    let port = |(at, conf)| mapping(at, conf).map_or(UNKNOWN, |mapping| mapping.host);
-    given.iter().enumerate().map(port).collect()
+    let only: Only = network.conf().unwrap_or_default();
+    let port = |(at, conf)| mapping(at, conf).ok().map(|mapping| mapping.host);
+    match only.runtime_config.port_mappings {
+        Some(none) if none.is_empty() => None,
+        given => Some(given.unwrap_or_default().iter().enumerate().filter_map(port).collect()),
+    }
 }
 
 /// What STATUS takes from a configuration.
@@ -199,7 +202,8 @@ impl Plan {
         let conf: Conf = request.network.conf()?;
         let backend = plan_backend(&conf)?;
         let mark = plan_mark(&conf)?;
-        let mappings = plan_mappings(&conf.runtime_config.port_mappings)?;
+        let mappings =
+            plan_mappings(conf.runtime_config.port_mappings.as_deref().unwrap_or_default())?;
         let masquerade = match (conf.snat.unwrap_or(true), conf.masq_all) {
             (false, _) => Masquerade::Nobody,
             (true, false) => Masquerade::Locals,

@@ -92,8 +92,10 @@ impl Plugin for Portmap {
     }
 
     fn del(&self, request: &Request) -> Result<()> {
-        let hosts = conf::mappings_to_remove(&request.network);
-        if hosts.is_empty() { Ok(()) } else { remove(request, &hosts) }
+        match conf::mappings_to_remove(&request.network) {
+            Some(hosts) => remove(request, &hosts),
+            None => Ok(()),
+        }
     }
 
     fn gc(&self, network: &Network) -> Result<()> {
