@@ -9,8 +9,8 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::*;
 use crate::nft::rule::{Field, Verdict};
-use crate::nft::set::{Elements, Protocol, Type};
-use crate::nft::{ChainType, Hook, Policy};
+use crate::nft::set::{Element, Elements, Protocol, Set, Type};
+use crate::nft::{ChainType, Family, Hook, Policy, Ruleset, Table, TableContents};
 
 fn in_namespace(run: impl FnOnce(Socket) + Send + 'static) {
     let thread = std::thread::spawn(|| {
