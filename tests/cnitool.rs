@@ -48,7 +48,8 @@ pub(crate) fn cnitool(host: &Host, line: &str) -> Output {
 /// The same with these variables.
 #[track_caller]
 pub(crate) fn cnitool_env(host: &Host, line: &str, variables: &[(&str, &str)]) -> Output {
-    let path = format!("{}:{}", testkit::plugins_folder().display(), testkit::PEER_FOLDER);
+    let path =
+        format!("{}:{}", testkit::plugins_folder().display(), testkit::peer_folder().display());
     let mut argv = vec!["env".to_owned(), format!("CNI_PATH={path}")];
     argv.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));
     argv.push(tool());
@@ -204,7 +205,7 @@ fn foreign_plugins_join_the_chain(host: &Host) {
     // The peer's before the one of the same name that is under test.
     let folder = host.scratch().join("foreign");
     std::fs::create_dir_all(&folder).expect("the folder is ours");
-    let theirs = Path::new(testkit::PEER_FOLDER).join("tuning");
+    let theirs = testkit::peer_folder().join("tuning");
     std::os::unix::fs::symlink(theirs, folder.join("tuning")).expect("the folder is ours");
     let path = format!("{}:{}", folder.display(), testkit::plugins_folder().display());
     let run = |line: &str| cnitool_env(host, line, &[("CNI_PATH", &path)]);

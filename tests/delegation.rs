@@ -269,7 +269,7 @@ fn upstreams_ipam_serves_ours(host: &Host) {
     let one = host.container("one");
     let plugin = host.plugin("bridge");
     let conf = conf(json!({"type": "host-local", "subnet": "10.1.0.0/24"}));
-    let foreign = plugin.clone().cni_path(testkit::PEER_FOLDER);
+    let foreign = plugin.clone().cni_path(&testkit::peer_folder().display().to_string());
     let result = foreign.add(&one, "eth0", &conf).expect_result();
     assert_eq!(result["ips"][0]["address"], "10.1.0.2/24");
     foreign.check(&one, "eth0", &with_previous_result(&conf, &result)).expect_ok();

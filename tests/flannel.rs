@@ -1,7 +1,7 @@
 //! flannel: flanneld's lease becomes a bridge network, through a delegate.
 
 use serde_json::{Value, json};
-use testkit::{Case, Host, Netns as _, PEER_FOLDER, cases, plugins_folder, with_previous_result};
+use testkit::{Case, Host, Netns as _, cases, peer_folder, plugins_folder, with_previous_result};
 
 use crate::recorder::Recorder;
 
@@ -278,7 +278,8 @@ fn a_failed_add_leaves_nothing(host: &Host) {
 
 /// A pod that upstream made, and the runtime's second ADD for it.
 fn a_repeated_add_takes_nothing_from_the_reference_programs_pod(host: &Host) {
-    let theirs = Recorder::new(host, "foreign", &format!("exec {PEER_FOLDER}/bridge"));
+    let theirs =
+        Recorder::new(host, "foreign", &format!("exec {}/bridge", peer_folder().display()));
     for (name, delegate, path) in [
         ("theirs", json!({"type": "foreign", "isGateway": true}), theirs.path()),
         ("ours", json!({}), plugins_folder().display().to_string()),

@@ -5,6 +5,7 @@ mod corpus;
 mod failing;
 mod killed;
 mod unable;
+mod upgraded;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -84,6 +85,8 @@ const PROPERTIES: &[Property] = &[
     )
     .needs(&[Feature::Strace])
     .ours_only(),
+    property(UPGRADED, upgraded::one_program_goes_on_where_the_other_was)
+        .needs(&[Feature::PeerPlugins, Feature::OurPlugins]),
     property("without_a_capability_an_add_says_why", unable::without_a_capability_an_add_says_why)
         .ours_only(),
     property("a_read_only_proc_is_told", unable::a_read_only_proc_is_told)
@@ -91,6 +94,8 @@ const PROPERTIES: &[Property] = &[
         .needs(&[Feature::RealRoot])
         .ours_only(),
 ];
+
+const UPGRADED: &str = "one_program_goes_on_where_the_other_was";
 
 pub(crate) fn list() -> Vec<Case> {
     let mut list = Vec::new();
@@ -148,16 +153,21 @@ impl Sample {
     }
 
     fn pod(&self, host: &Host, name: &str) -> Pod {
+        let container = self.container(host, name);
+        let previous = self.before(host).map(|(plugin, conf)| {
+            host.plugin(plugin).add(&container, "eth0", &conf).expect_result()
+        });
+        Pod { container, previous }
+    }
+
+    fn container(&self, host: &Host, name: &str) -> Container {
         let container = host.container(name);
         // The first time that lo comes up the kernel gives it addresses, and
         // some of them stay.
         container.exec("ip link set lo up");
         container.exec("ip link set lo down");
         (self.inside)(&container);
-        let previous = self.before(host).map(|(plugin, conf)| {
-            host.plugin(plugin).add(&container, "eth0", &conf).expect_result()
-        });
-        Pod { container, previous }
+        container
     }
 
     fn plugin<'h>(&self, host: &'h Host) -> Plugin<'h> {

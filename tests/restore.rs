@@ -481,7 +481,7 @@ fn plugins_of_others_say_that_they_cannot(host: &Host) {
     // Under a name that none of ours has.
     let folder = host.scratch().join("theirs");
     fs::create_dir_all(&folder).expect("our folder");
-    fs::copy(format!("{}/tuning", testkit::PEER_FOLDER), folder.join("theirs")).expect("readable");
+    fs::copy(testkit::peer_folder().join("tuning"), folder.join("theirs")).expect("readable");
     let path = format!("{}:{}", testkit::plugins_folder().display(), folder.display());
     let run = |line: &str| cnitool_env(host, line, &[("CNI_PATH", &path)]);
     write(

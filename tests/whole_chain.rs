@@ -2,7 +2,7 @@
 //! packets. sbr is behind that of a second interface, where it belongs.
 
 use serde_json::{Value, json};
-use testkit::{Case, Container, Host, Netns as _, PEER_FOLDER, cases};
+use testkit::{Case, Container, Host, Netns as _, cases, peer_folder};
 
 use crate::cnitool::{cnitool_env, cnitool_with};
 use crate::conf;
@@ -216,7 +216,8 @@ fn after_a_rollback_a_gc_sweeps_the_rest(host: &Host) {
     let list = plugins(Some("nftables"));
     let one = host.container("one");
     let capabilities = capabilities(18080);
-    let upstreams = [("CNI_PATH", PEER_FOLDER), ("CAP_ARGS", &capabilities)];
+    let folder = peer_folder().display().to_string();
+    let upstreams = [("CNI_PATH", folder.as_str()), ("CAP_ARGS", &capabilities)];
     let roll_back_and_sweep = || {
         write_chain(host, "1.0.0", &list);
         add(host, &one, 18080);

@@ -7,7 +7,7 @@ use testkit::Feature::{
 };
 use testkit::{Container, Host, Netns as _};
 
-use crate::conf::{fixed, leased};
+use crate::conf::{fixed, leased, with};
 
 /// A way to use a plugin.
 #[derive(Clone)]
@@ -29,11 +29,27 @@ pub(super) struct Sample {
     /// What it makes in the container cannot be told apart from outside, so GC
     /// leaves it to the end of the namespace.
     pub(super) lives_in_the_namespace: bool,
+    /// What upstream's program has to do with attachments of ours, and ours with its;
+    /// `None` where it has no such plugin, or none of these keys.
+    pub(super) upstream: Option<Upstream>,
     /// Properties that upstream's plugin does not have here; all of them when
     /// there is an empty name.
     not_upstream: &'static [&'static str],
+    /// The one property that has a meaning here.
+    only: Option<&'static str>,
     /// Properties that have no meaning here.
     without: &'static [&'static str],
+}
+
+/// Of Debian's package of upstream's plugins.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Upstream {
+    /// Its CHECK finds fault with what it made itself.
+    pub(super) is_never_content: bool,
+    /// Words of what its DEL leaves on the host of an attachment of ours, as of its own.
+    pub(super) leaves: &'static [&'static str],
+    /// The container is other than it was, after ADD or DEL by it.
+    pub(super) spoils_the_container: bool,
 }
 
 /// Properties that take many ADDs: not for samples whose steps are those of
@@ -59,6 +75,7 @@ pub(super) fn samples() -> Vec<Sample> {
             json!({"isDefaultGateway": true, "ipam": one_range()}),
             &[Bridge],
         )
+        .upgraded()
         .without(EACH_STEP),
         // With a default route of IPAM's as well, upstream's ADD fails.
         sample(
@@ -114,6 +131,11 @@ pub(super) fn samples() -> Vec<Sample> {
             .ours_only()
             .without(ONE_DEVICE),
         sample("host-device", "dual_stack", json!({"device": "ens5", "ipam": dual()}), &[Ipv6])
+            // The alias it gave the device, and our record, for GC.
+            .upgraded_but(Upstream {
+                leaves: &["\"ifname\":\"ens5\"", "/oxcni/host-device/"],
+                ..Upstream::default()
+            })
             .prepare(one_device)
             .ours_only()
             .without(ONE_DEVICE),
@@ -128,6 +150,7 @@ pub(super) fn samples() -> Vec<Sample> {
             json!({"master": "uplink", "ipam": dual()}),
             &[Ipvlan, Ipv6],
         )
+        .upgraded()
         .prepare(uplink)
         .lives_in_the_namespace()
         .ours_only(),
@@ -141,8 +164,9 @@ pub(super) fn samples() -> Vec<Sample> {
         .lives_in_the_namespace()
         .ours_only()
         .without(EACH_STEP_AND_TWO),
-        sample("loopback", "alone", json!({}), &[]).lives_in_the_namespace(),
+        sample("loopback", "alone", json!({}), &[]).upgraded().lives_in_the_namespace(),
         sample("loopback", "behind_bridge", json!({}), &[Bridge])
+            .upgraded()
             .behind("bridge", json!({"ipam": fixed(&["10.1.0.2/24"])}))
             .lives_in_the_namespace(),
         // Debian's package has none.
@@ -166,6 +190,7 @@ pub(super) fn samples() -> Vec<Sample> {
             json!({"master": "uplink", "mtu": 1400, "ipam": dual()}),
             &[Macvlan, Ipv6],
         )
+        .upgraded()
         .prepare(uplink)
         .lives_in_the_namespace()
         .ours_only()
@@ -177,6 +202,7 @@ pub(super) fn samples() -> Vec<Sample> {
                 "ipam": network()}),
             &[Macvlan],
         )
+        .upgraded()
         .prepare(uplink)
         .lives_in_the_namespace()
         .ours_only()
@@ -194,9 +220,11 @@ pub(super) fn samples() -> Vec<Sample> {
         .ours_only()
         .without(&["two_at_once_equal_two_in_turn", "del_without_netns_cleans_up"]),
         sample("ptp", "alone", json!({"ipam": network()}), &[Bridge])
+            .upgraded()
             .prepare(without_link_local)
             .without(EACH_STEP),
         sample("ptp", "dual_stack", json!({"mtu": 1400, "ipam": dual()}), &[Bridge, Ipv6])
+            .upgraded()
             .prepare(without_link_local)
             .ours_only(),
         // Its shared chains come with the first attachment, and stay after one that
@@ -231,10 +259,27 @@ pub(super) fn samples() -> Vec<Sample> {
         .behind("bridge", json!({"ipam": fixed(&["10.1.0.2/24", "2001:db8:1::2/64"])}))
         .ours_only()
         .without(ONE_PORT_IN_SHARED_CHAINS),
+        sample("firewall", "open_by_iptables", json!({"backend": "iptables"}), &[Bridge, Iptables])
+            .behind("bridge", json!({"ipam": fixed(&["10.1.0.2/24", "2001:db8:1::2/64"])}))
+            .upgraded_but(Upstream {
+                leaves: &["10.1.0.2", "2001:db8:1::2"],
+                ..Upstream::default()
+            })
+            .upgraded_only(),
         // Upstream leaves qdiscs to the end of the pair.
         sample("bandwidth", "at_the_host_end", rates(), &[Bridge, Shaping, Ifb])
             .behind("bridge", json!({"ipam": fixed(&["10.1.0.2/24"])}))
             .ours_only(),
+        // Upstream knows no default burst.
+        sample(
+            "bandwidth",
+            "with_bursts",
+            with(&rates(), json!({"egressBurst": 1_600_000})),
+            &[Bridge, Shaping, Ifb],
+        )
+        .behind("bridge", json!({"ipam": fixed(&["10.1.0.2/24"])}))
+        .upgraded()
+        .upgraded_only(),
         sample("bandwidth", "in_the_container", rates(), &[Tun, Shaping, Ifb])
             .behind("tap", json!({"ipam": fixed(&["10.1.0.2/24"])}))
             .lives_in_the_namespace()
@@ -247,6 +292,12 @@ pub(super) fn samples() -> Vec<Sample> {
             .without(ONE_PORT),
         // Its shared chains come with the first attachment, and stay.
         sample("portmap", "iptables", ports("iptables"), &[Bridge, Iptables])
+            // It looks for chains of both families, and makes an empty table for that.
+            .upgraded_but(Upstream {
+                is_never_content: true,
+                leaves: &["ip6tables: ", "nft: table ip6 nat", "nft: }"],
+                ..Upstream::default()
+            })
             .behind("bridge", json!({"isGateway": true, "ipam": fixed(&["10.1.0.2/24"])}))
             .prepare(loopback_may_leave)
             .ours_only()
@@ -257,8 +308,23 @@ pub(super) fn samples() -> Vec<Sample> {
             json!({"ipam": fixed(&["10.1.0.2/24", "10.2.0.2/24"])}),
             &[],
         ),
+        // Versions before 0.3.0 have no more.
+        sample(
+            "static",
+            "one_of_each_family",
+            json!({"ipam": fixed(&["10.1.0.2/24", "2001:db8:1::2/64"])}),
+            &[],
+        )
+        .upgraded()
+        .upgraded_only(),
         // The files tell which namespaces they are of.
         sample("sbr", "dual_stack", json!({}), &[Bridge, Ipv6])
+            // It does not bring the main table back, and leaves our record to GC.
+            .upgraded_but(Upstream {
+                spoils_the_container: true,
+                leaves: &["/oxcni/sbr/"],
+                ..Upstream::default()
+            })
             .behind("bridge", json!({"ipam": two_ways()}))
             .prepare(|host| drop(host.exec("mkdir -p -m 700 /run/cni/oxcni/sbr")))
             .ours_only()
@@ -278,17 +344,30 @@ pub(super) fn samples() -> Vec<Sample> {
             .prepare(|host| drop(host.exec("mkdir -p -m 700 /run/cni/tuning")))
             .ours_only()
             .without(&["two_at_once_equal_two_in_turn"]),
-        sample("host-local", "two_ranges", json!({"ipam": dual()}), &[]),
+        // Debian's package knows no txQLen, no IFNAME, and restores no sysctls.
+        sample("tuning", "of_the_link", tuned_link(), &[Bridge])
+            .behind("bridge", json!({"ipam": fixed(&["10.1.0.2/24"])}))
+            .prepare(|host| drop(host.exec("mkdir -p -m 700 /run/cni/tuning")))
+            .upgraded()
+            .upgraded_only(),
+        sample("host-local", "two_ranges", json!({"ipam": dual()}), &[]).upgraded(),
         sample(
             "vlan",
             "dual_stack",
             json!({"master": "uplink", "vlanId": 5, "ipam": dual()}),
             &[Vlan, Ipv6],
         )
+        .upgraded()
         .prepare(uplink)
         .lives_in_the_namespace()
         .ours_only()
         .without(ONE_CONTAINER),
+        // Upstream loses routes and IPv6 addresses.
+        sample("vrf", "one_address", json!({"vrfname": "blue"}), &[Bridge, Vrf])
+            .behind("bridge", json!({"ipam": fixed(&["10.1.0.2/24"])}))
+            .inside(had_a_vrf)
+            .upgraded()
+            .upgraded_only(),
         sample("vrf", "dual_stack", json!({"vrfname": "blue"}), &[Bridge, Vrf, Ipv6])
             .behind(
                 "bridge",
@@ -315,10 +394,16 @@ fn two_ways() -> Value {
             {"address": "2001:db8:1::2/64", "gateway": "2001:db8:1::1"}]})
 }
 
+fn tuned_link() -> Value {
+    json!({"mac": "02:00:00:00:00:0a", "mtu": 1400, "promisc": true, "allmulti": true})
+}
+
 fn tuned() -> Value {
-    json!({"mac": "02:00:00:00:00:0a", "mtu": 1400, "promisc": true, "allmulti": true,
-        "txQLen": 77, "sysctl": {"net.ipv4.conf.IFNAME.proxy_arp": "1",
-            "net.ipv4.ip_local_reserved_ports": "8080"}})
+    with(
+        &tuned_link(),
+        json!({"txQLen": 77, "sysctl": {"net.ipv4.conf.IFNAME.proxy_arp": "1",
+            "net.ipv4.ip_local_reserved_ports": "8080"}}),
+    )
 }
 
 fn ports(backend: &str) -> Value {
@@ -438,6 +523,8 @@ fn sample(plugin: &'static str, name: &'static str, keys: Value, needs: &[Featur
         prepare: |_| {},
         inside: |_| {},
         lives_in_the_namespace: false,
+        upstream: None,
+        only: None,
         not_upstream: &[],
         without: &[],
     }
@@ -450,6 +537,20 @@ impl Sample {
 
     fn not_upstream(self, not_upstream: &'static [&'static str]) -> Sample {
         Sample { not_upstream, ..self }
+    }
+
+    /// Is also upstream's: containers may be upgraded and rolled back.
+    fn upgraded(self) -> Sample {
+        Sample { upstream: Some(Upstream::default()), ..self }
+    }
+
+    fn upgraded_but(self, upstream: Upstream) -> Sample {
+        Sample { upstream: Some(upstream), ..self }
+    }
+
+    /// All else is shown with another sample.
+    fn upgraded_only(self) -> Sample {
+        Sample { only: Some(super::UPGRADED), ..self }
     }
 
     fn prepare(self, prepare: fn(&Host)) -> Sample {
@@ -480,7 +581,10 @@ impl Sample {
 
     /// Whether the property has a meaning for it.
     pub(super) fn has(&self, property: &str) -> bool {
-        !self.without.contains(&property)
+        match property {
+            super::UPGRADED => self.upstream.is_some(),
+            other => self.only.is_none_or(|only| only == other) && !self.without.contains(&other),
+        }
     }
 
     /// Whether the property does not hold for upstream's plugin.

@@ -10,8 +10,7 @@ use std::thread;
 
 use crate::cgroup;
 use crate::command::Command;
-use crate::host::{Host, enter_private_host, plugins_folder};
-use crate::plugin::PEER_FOLDER;
+use crate::host::{Host, enter_private_host, peer_folder, plugins_folder};
 use crate::sctp;
 
 /// Something that not every machine has.
@@ -168,7 +167,7 @@ impl Feature {
             RealRoot => is_real_root(),
             UserNamespaces => succeeds(&["unshare -Urnm true"]),
             OurPlugins => are_ours(&plugins_folder()),
-            PeerPlugins => Path::new(PEER_FOLDER).join("bridge").is_file(),
+            PeerPlugins => peer_folder().join("bridge").is_file(),
             Ipv6 => in_private_host(|| fs::exists("/proc/sys/net/ipv6").unwrap_or(false)),
             Sctp => sctp::is_spoken(),
             NetworkCard => is_in_a_vm() && Path::new("/sys/bus/virtio/drivers/virtio_net").is_dir(),

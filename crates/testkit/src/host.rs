@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use crate::command::Command;
 use crate::container::Container;
 use crate::netns::Netns;
-use crate::plugin::{PEER_FOLDER, Plugin};
+use crate::plugin::Plugin;
 use crate::snapshot::{self, Snapshot};
 
 /// Files of the test itself; left out of snapshots.
@@ -52,6 +52,15 @@ pub fn plugins_folder() -> PathBuf {
     };
     assert!(folder.is_dir(), "no folder of plugins at {}", folder.display());
     folder
+}
+
+/// The folder of upstream's plugins: `OXCNI_TEST_PEER`, else where Debian's package
+/// puts them.
+#[must_use]
+pub fn peer_folder() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "the tests' own setting")]
+    let given = std::env::var_os("OXCNI_TEST_PEER").filter(|folder| !folder.is_empty());
+    given.map_or_else(|| PathBuf::from("/usr/lib/cni"), PathBuf::from)
 }
 
 /// What a host and its containers share.
@@ -150,14 +159,14 @@ impl Host {
         Plugin::new(&self.world, &plugins_folder(), name)
     }
 
-    /// A plugin of the peer, Debian's package of upstream's; needs
+    /// A plugin of the peer, see [`peer_folder`]; needs
     /// [`crate::Feature::PeerPlugins`].
     ///
     /// # Panics
     /// When the peer has no such plugin.
     #[track_caller]
     pub fn peer(&self, name: &str) -> Plugin<'_> {
-        Plugin::new(&self.world, Path::new(PEER_FOLDER), name)
+        Plugin::new(&self.world, &peer_folder(), name)
     }
 
     /// A folder for the test's own files, empty at first and left out of

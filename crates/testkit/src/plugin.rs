@@ -13,9 +13,6 @@ use crate::command::{Command, Output};
 use crate::container::Container;
 use crate::host::{SCRATCH, World};
 
-/// Where Debian's package of upstream's plugins puts them.
-pub const PEER_FOLDER: &str = "/usr/lib/cni";
-
 /// What plugins find commands by; a runtime's own environment is not passed.
 const COMMAND_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
