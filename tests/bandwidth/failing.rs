@@ -23,6 +23,8 @@ fn bad_limits_are_refused_by_name(host: &Host) {
         (json!({"ingressBurst": 8}), "ingressBurst is set and ingressRate is not"),
         (json!({"egressRate": 0, "egressBurst": 8}), "egressBurst is set"),
         (json!({"ingressRate": 7}), "ingressRate 7 is less than a byte per second"),
+        (json!({"ingressRate": 8000, "ingressBurst": 7}), "ingressBurst 7 is less than a byte"),
+        (json!({"egressRate": 8000, "egressBurst": 1}), "egressBurst 1 is less than a byte"),
         (json!({"ingressRate": -1}), "ingressRate"),
         (json!({"ingressRate": 1e30}), "ingressRate"),
         (json!({"ingressRate": "1M"}), "ingressRate"),

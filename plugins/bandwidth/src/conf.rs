@@ -126,6 +126,9 @@ fn limit(
         (1..8, _) => Err(invalid(format_args!(
             "{direction}Rate {bits} is less than a byte per second: rates are in bits per second, at least 8"
         ))),
+        (_, 1..8) => Err(invalid(format_args!(
+            "{direction}Burst {burst_bits} is less than a byte: bursts are in bits, at least 8; 0 is the default"
+        ))),
         (_, _) if burst.is_none() => Err(invalid(format_args!(
             "{direction}Burst {burst_bits} is too large: burst cannot be more than 4GB, which is {} bits",
             BURST_MAX * 8 + 7
