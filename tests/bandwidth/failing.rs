@@ -75,6 +75,31 @@ fn another_programs_qdiscs_are_in_the_way(host: &Host) {
         let kind = if shown(host, &end).contains("clsact") { "clsact" } else { "root" };
         host.exec(format!("tc qdisc del dev {end} {kind}"));
     }
+    // Of our kind and number; the ingress qdisc has a filter whose link is gone.
+    host.exec("ip link add theirs type ifb");
+    for command in [
+        "tc qdisc add dev END root handle 1: tbf rate 3mbit burst 9kb limit 9kb",
+        "tc qdisc add dev END ingress",
+        "tc filter add dev END parent ffff: protocol all prio 5 u32 match u32 0 0 \
+         action mirred egress redirect dev theirs",
+        "ip link del theirs",
+    ] {
+        host.exec(command.replace("END", &end));
+    }
+    let before = host.snapshot();
+    let egress = limits("net", &json!({"egressRate": 8000}));
+    for conf in [&both(), &egress, &limits("net", &json!({"ingressRate": 8000}))] {
+        pod.add(host, conf).expect_error(999, "another program");
+        host.expect_unchanged(&before);
+        pod.del(host, conf).expect_ok();
+        host.expect_unchanged(&before);
+    }
+    host.exec(format!("tc qdisc del dev {end} ingress"));
+    let before = host.snapshot();
+    pod.add(host, &egress).expect_result();
+    pod.del(host, &egress).expect_ok();
+    host.expect_unchanged(&before);
+    host.exec(format!("tc qdisc del dev {end} root"));
     // Where only one direction is limited, the other's qdisc is nobody's business.
     host.exec(format!("tc qdisc add dev {end} root handle 7: pfifo"));
     pod.add(host, &limits("net", &json!({"egressRate": 8000}))).expect_result();

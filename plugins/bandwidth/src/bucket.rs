@@ -97,7 +97,22 @@ pub(crate) fn verify(
     }
 }
 
-/// Removes it, and nobody else's qdisc.
+/// Removes it if it has the numbers that ADD gives it: another program's may be of
+/// the same kind.
+///
+/// # Errors
+/// The kernel's; that it is gone, or its link, is none.
+pub(crate) fn remove_of(socket: &Socket, limit: &Limit, place: &Place) -> Result<()> {
+    match tc::get(socket, place.index, Hook::Root) {
+        Ok(Some(found)) if found.tbf.is_some_and(|shown| limit.is_shown_as(&shown, place)) => {
+            remove(socket, place.index)
+        }
+        Err(e) if !e.is_not_found() => Err(kernel(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes it, whatever its numbers, and no qdisc of another kind or number.
 ///
 /// # Errors
 /// The kernel's; that it is gone is none.

@@ -14,6 +14,8 @@
 //!
 //! Nothing else says where an attachment is shaped: DEL looks on both sides. GC knows
 //! an ifb by its alias, and a host end by that which the plugin gave it that made it.
+//! A token bucket has no room for a name: it is ours on a link that leads to our ifb,
+//! or with the numbers that the configuration makes.
 
 mod bucket;
 mod conf;
@@ -71,7 +73,7 @@ impl Plugin for Bandwidth {
 
     fn del(&self, request: &Request) -> Result<()> {
         let mut sandbox = Sandbox::open_if_there(request)?;
-        remove(&mut sandbox)
+        remove(&mut sandbox, known_plan(&request.network).as_ref())
     }
 
     fn gc(&self, network: &Network) -> Result<()> {
@@ -197,8 +199,14 @@ fn restore(sandbox: &mut Sandbox, plan: &Plan, promised: &Success) -> Result<()>
     redirect::ensure(socket, &place, ifb.index, &what)
 }
 
+/// The limits as far as DEL and GC can know them: a bad edit hides them, and a
+/// runtime need not say again what it said to ADD.
+fn known_plan(network: &Network) -> Option<Plan> {
+    Plan::of(network).ok().flatten()
+}
+
 /// Removes what the attachment has, upstream's included, on either side.
-fn remove(sandbox: &mut Sandbox) -> Result<()> {
+fn remove(sandbox: &mut Sandbox, plan: Option<&Plan>) -> Result<()> {
     let place = place::find_if_there(sandbox);
     let (place, failed) = match place {
         Ok(place) => (place, None),
@@ -211,49 +219,73 @@ fn remove(sandbox: &mut Sandbox) -> Result<()> {
         let Ok(socket) = side.socket(sandbox) else { continue };
         let here = place.as_ref().filter(|place| place.side == side);
         let container = if is_there { Container::There(here) } else { Container::Gone };
-        errors.extend(remove_at(socket, sandbox.request, container, here).err());
+        let shaped = Shaped { socket, side, plan };
+        errors.extend(shaped.remove(sandbox.request, container).err());
     }
     Error::join(errors)
 }
 
-/// [`remove`] on one side, where the link that was shaped is, if that is known.
-fn remove_at(
-    socket: &Socket,
-    request: &Request,
-    container: Container,
-    place: Option<&Place>,
-) -> Result<()> {
-    let ifbs = ifb::find(socket, request, container)?;
-    let mut errors: Vec<Error> =
-        ifbs.iter().filter_map(|ifb| unshape(socket, ifb, place).err()).collect();
-    if let Some(place) = place {
-        errors.extend(clear(socket, place).err());
+/// A side on which something may be shaped, and how.
+struct Shaped<'s> {
+    socket: &'s Socket,
+    side: Side,
+    plan: Option<&'s Plan>,
+}
+
+impl Shaped<'_> {
+    /// Removes what an attachment has here.
+    fn remove(&self, request: &Request, container: Container) -> Result<()> {
+        let place = match container {
+            Container::There(place) => place,
+            Container::Gone => None,
+        };
+        let ifbs = ifb::find(self.socket, request, container)?;
+        let mut errors: Vec<Error> =
+            ifbs.iter().filter_map(|ifb| self.unshape(ifb, place).err()).collect();
+        if let Some(place) = place {
+            errors.extend(self.clear(place).err());
+        }
+        Error::join(errors)
     }
-    Error::join(errors)
-}
 
-/// Removes what a link has beside the redirection to an ifb.
-fn clear(socket: &Socket, place: &Place) -> Result<()> {
-    let outcomes =
-        [redirect::remove_dead(socket, place.index), bucket::remove(socket, place.index)];
-    Error::join(outcomes.into_iter().filter_map(Result::err).collect())
-}
-
-/// Removes an ifb and the redirection to it. Where it comes from is looked for,
-/// unless that is known; there the token bucket goes as well.
-fn unshape(socket: &Socket, ifb: &Link, place: Option<&Place>) -> Result<()> {
-    let mut errors = Vec::new();
-    match place {
-        Some(place) => errors.extend(redirect::remove(socket, place.index, ifb.index).err()),
-        None => {
-            for link in redirect::sources(socket, ifb.index)? {
-                errors.extend(redirect::remove(socket, link, ifb.index).err());
-                errors.extend(bucket::remove(socket, link).err());
+    /// Removes an ifb and the redirection to it, which comes from the place if that
+    /// is known, and is looked for if not. Who made that, found no token bucket of
+    /// another program on the link, or did not limit what leaves by it.
+    fn unshape(&self, ifb: &Link, place: Option<&Place>) -> Result<()> {
+        let sources = match place {
+            Some(place) => vec![place.index],
+            None => redirect::sources(self.socket, ifb.index)?,
+        };
+        let mut errors = Vec::new();
+        for link in sources {
+            match redirect::find(self.socket, link) {
+                Ok(Some(found)) => {
+                    if found.leads_to(ifb.index) && self.may_limit_what_leaves() {
+                        errors.extend(bucket::remove(self.socket, link).err());
+                    }
+                    errors.extend(found.remove(self.socket, ifb.index).err());
+                }
+                Ok(None) => {}
+                Err(error) => errors.push(error),
             }
         }
+        errors.extend(ifb::remove(self.socket, ifb.index).err());
+        Error::join(errors)
     }
-    errors.extend(ifb::remove(socket, ifb.index).err());
-    Error::join(errors)
+
+    fn may_limit_what_leaves(&self) -> bool {
+        self.plan.is_none_or(|plan| limits(plan, self.side).0.is_some())
+    }
+
+    /// Removes what a link has beside the redirection to an ifb.
+    fn clear(&self, place: &Place) -> Result<()> {
+        let leaving = self.plan.and_then(|plan| limits(plan, self.side).0);
+        let bucket = match leaving {
+            Some(limit) => bucket::remove_of(self.socket, &limit, place),
+            None => Ok(()),
+        };
+        Error::all([redirect::remove_dead(self.socket, place.index), bucket])
+    }
 }
 
 /// A kill may have left a host end without an ifb, or an ifb that nothing leads to. A
@@ -263,15 +295,23 @@ fn sweep(host: &Socket, network: &Network, valid: &Attachments) -> Result<()> {
         .into_iter()
         .map(|(attachment, end)| (attachment, Place::new(Side::Host, end)))
         .collect();
+    let plan = known_plan(network);
+    let shaped = Shaped { socket: host, side: Side::Host, plan: plan.as_ref() };
     let mut errors = Vec::new();
     for ifb in ifb::stale(host, network, valid)? {
         let end = ends.iter().find(|(attachment, _)| ifb::is_of(&ifb, network, attachment));
-        errors.extend(unshape(host, &ifb, end.map(|(_, place)| place)).err());
+        errors.extend(shaped.unshape(&ifb, end.map(|(_, place)| place)).err());
     }
     for (_, place) in &ends {
         match redirect::is_there(host, place.index) {
             Ok(true) => {}
-            Ok(false) => errors.extend(clear(host, place).err()),
+            Ok(false) => {
+                errors.extend(shaped.clear(place).err());
+                // The runtime's limits, which it does not tell GC.
+                if plan.is_none() {
+                    errors.extend(bucket::remove(host, place.index).err());
+                }
+            }
             Err(error) => errors.push(error),
         }
     }

@@ -21,6 +21,9 @@ const KIND: &str = "ingress";
 /// net/sched/act_mirred.c at v6.18).
 const GONE: u32 = 0;
 
+/// Of our filter, and of upstream's.
+const PRIORITY: u16 = 1;
+
 /// Sends what comes in by the link to another one.
 ///
 /// # Errors
@@ -28,7 +31,7 @@ const GONE: u32 = 0;
 pub(crate) fn create(socket: &Socket, place: &Place, to: u32, what: &str) -> Result<()> {
     let clsact = match ensure_qdisc(socket, place, what)? {
         None => false,
-        Some((qdisc, filters)) if filters.is_empty() => qdisc.kind != KIND,
+        Some(found) if found.filters.is_empty() => found.qdisc.kind != KIND,
         Some(_) => {
             return Err(Error::internal(format!(
                 "redirect what comes in by {what}: file exists: it has filters of another program, which would not see the packets any more"
@@ -54,16 +57,12 @@ pub(crate) fn create(socket: &Socket, place: &Place, to: u32, what: &str) -> Res
 }
 
 /// Answers the one that was there, if it was, with its filters.
-fn ensure_qdisc(
-    socket: &Socket,
-    place: &Place,
-    what: &str,
-) -> Result<Option<(Qdisc, Vec<Filter>)>> {
+fn ensure_qdisc(socket: &Socket, place: &Place, what: &str) -> Result<Option<Found>> {
     let mut found = find(socket, place.index)?;
-    if let Some((qdisc, filters)) = &found
-        && filters.iter().any(is_dead)
+    if let Some(dead) = &found
+        && dead.filters.iter().any(is_dead)
     {
-        remove_of(socket, qdisc, filters, GONE)?;
+        dead.remove(socket, GONE)?;
         found = find(socket, place.index)?;
     }
     if found.is_some() {
@@ -91,7 +90,7 @@ pub(crate) fn ensure(socket: &Socket, place: &Place, to: u32, what: &str) -> Res
 /// It does not.
 pub(crate) fn verify(socket: &Socket, place: &Place, to: u32, what: &str) -> Result<()> {
     match find(socket, place.index)? {
-        Some((_, filters)) if filters.iter().any(|f| f.redirects_to == Some(to)) => Ok(()),
+        Some(found) if found.leads_to(to) => Ok(()),
         _ => Err(Error::internal(format!(
             "check {what}: what comes in by it is not redirected to be shaped"
         ))),
@@ -119,19 +118,15 @@ pub(crate) fn sources(socket: &Socket, to: u32) -> Result<Vec<u32>> {
 /// The kernel's.
 pub(crate) fn is_there(socket: &Socket, link: u32) -> Result<bool> {
     let to_one = |filter: &Filter| filter.redirects_to.is_some_and(|to| to != GONE);
-    Ok(find(socket, link)?.is_some_and(|(_, filters)| filters.iter().any(to_one)))
+    Ok(find(socket, link)?.is_some_and(|found| found.filters.iter().any(to_one)))
 }
 
-/// Removes the redirection of a link to another; the qdisc as well, unless it has
-/// other filters or is not of the kind that we make.
+/// Removes the redirection of a link to another, see [`Found::remove`].
 ///
 /// # Errors
 /// The kernel's; that it is gone, or the link, is none.
 pub(crate) fn remove(socket: &Socket, link: u32, to: u32) -> Result<()> {
-    match find(socket, link)? {
-        Some((qdisc, filters)) => remove_of(socket, &qdisc, &filters, to),
-        None => Ok(()),
-    }
+    find(socket, link)?.map_or(Ok(()), |found| found.remove(socket, to))
 }
 
 /// [`remove`] for a redirection to a link that is gone: it only drops packets.
@@ -141,18 +136,32 @@ pub(crate) fn remove(socket: &Socket, link: u32, to: u32) -> Result<()> {
 /// The kernel's.
 pub(crate) fn remove_dead(socket: &Socket, link: u32) -> Result<()> {
     match find(socket, link)? {
-        Some((qdisc, filters)) if filters.iter().any(is_dead) => {
-            remove_of(socket, &qdisc, &filters, GONE)
-        }
+        Some(found) if found.filters.iter().any(is_dead) => found.remove(socket, GONE),
         _ => Ok(()),
     }
 }
 
 fn is_dead(filter: &Filter) -> bool {
-    filter.redirects_to == Some(GONE)
+    leads_to(filter, GONE)
 }
 
-fn find(socket: &Socket, link: u32) -> Result<Option<(Qdisc, Vec<Filter>)>> {
+/// To a link that is gone, only filters that look like ours lead: it may have been
+/// anybody's.
+fn leads_to(filter: &Filter, to: u32) -> bool {
+    filter.redirects_to == Some(to) && (to != GONE || filter.priority == PRIORITY)
+}
+
+/// The qdisc for what comes in by a link, whoever made it.
+pub(crate) struct Found {
+    qdisc: Qdisc,
+    filters: Vec<Filter>,
+}
+
+/// The one that a link has.
+///
+/// # Errors
+/// The kernel's; that the link is gone is none.
+pub(crate) fn find(socket: &Socket, link: u32) -> Result<Option<Found>> {
     let qdisc = match tc::get(socket, link, Hook::Ingress) {
         Ok(Some(qdisc)) => qdisc,
         Ok(None) => return Ok(None),
@@ -160,14 +169,26 @@ fn find(socket: &Socket, link: u32) -> Result<Option<(Qdisc, Vec<Filter>)>> {
         Err(e) => return Err(kernel(e)),
     };
     let filters = qdisc.filters(socket).map_err(kernel)?;
-    Ok(Some((qdisc, filters)))
+    Ok(Some(Found { qdisc, filters }))
 }
 
-fn remove_of(socket: &Socket, qdisc: &Qdisc, filters: &[Filter], to: u32) -> Result<()> {
-    let is_own = |filter: &&Filter| filter.redirects_to == Some(to);
-    if qdisc.kind == KIND && filters.iter().all(|filter| is_own(&filter)) {
-        return tc::delete(socket, qdisc.link, Hook::Ingress, KIND).map_err(kernel);
+impl Found {
+    /// Whether everything that comes in goes to another link.
+    pub(crate) fn leads_to(&self, to: u32) -> bool {
+        self.filters.iter().any(|filter| leads_to(filter, to))
     }
-    let own = filters.iter().filter(is_own);
-    Error::join(own.filter_map(|filter| filter.delete(socket).map_err(kernel).err()).collect())
+
+    /// Removes the redirection to another link; the qdisc as well, unless it has
+    /// other filters or is not of the kind that we make.
+    ///
+    /// # Errors
+    /// The kernel's; that it is gone is none.
+    pub(crate) fn remove(&self, socket: &Socket, to: u32) -> Result<()> {
+        let Found { qdisc, filters } = self;
+        if qdisc.kind == KIND && filters.iter().all(|filter| leads_to(filter, to)) {
+            return tc::delete(socket, qdisc.link, Hook::Ingress, KIND).map_err(kernel);
+        }
+        let own = filters.iter().filter(|filter| leads_to(filter, to));
+        Error::join(own.filter_map(|filter| filter.delete(socket).map_err(kernel).err()).collect())
+    }
 }
