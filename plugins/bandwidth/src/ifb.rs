@@ -88,21 +88,14 @@ pub(crate) fn create(
     spec: IfbSpec,
     bucket: &Tbf,
 ) -> Result<Link> {
-    // In one send, which no kill divides: GC knows it by its alias, and the kernel
-    // takes none in the request that creates a link. It is no place to talk to: with
-    // a link-local address, its deletion waits once more where IPv6 is forwarded.
-    let comment = Owner::of(request).comment().to_owned();
-    let change = || Change::new(0).name(spec.name);
-    let messages =
-        [spec.message(), change().alias(&comment).message(), change().no_link_local().message()];
-    let mut outcomes = socket.batch_each(messages).map_err(kernel)?;
-    // Where there is no IPv6, there is nothing to do without.
-    outcomes.pop();
-    outcomes.into_iter().collect::<linux::Result<()>>().map_err(|e| match e.is_unsupported() {
+    let owner = Owner::of(request);
+    // GC knows it by its alias. It is no place to talk to: with a link-local address,
+    // its deletion waits once more where IPv6 is forwarded.
+    let spec = IfbSpec { alias: Some(owner.comment()), no_link_local: true, ..spec };
+    let ifb = spec.create(socket).map_err(|e| match e.is_unsupported() {
         true => kernel(e.hint("the kernel lacks links of kind ifb (CONFIG_IFB)")),
         false => kernel(e),
     })?;
-    let ifb = link::get(socket, spec.name).map_err(kernel)?;
     // The bucket before it is up: then the kernel need not wait for packets that
     // are on their way.
     let steps =

@@ -127,11 +127,7 @@ impl VethSpec<'_> {
         for name in [self.name, self.peer.name] {
             check_name(&format!("create veth {} with peer {}", self.name, self.peer.name), name)?;
         }
-        let change = || Change::new(0).name(self.name);
-        // In a request of its own: a link without IPv6 refuses it.
-        let no_link_local = self.no_link_local.then(|| change().no_link_local().message());
-        let alias = self.alias.map(|alias| change().alias(alias).message());
-        let further = alias.into_iter().chain(no_link_local);
+        let further = further(self.name, self.alias, self.no_link_local);
         let mut link =
             create_in_one(socket, self.message(), further, self.name).map_err(|error| {
                 if !error.is_exists() {
@@ -288,10 +284,14 @@ pub struct IfbSpec<'a> {
     pub tx_queue_len: Option<u32>,
     /// Whether to set it up.
     pub up: bool,
+    /// As [`VethSpec::alias`].
+    pub alias: Option<&'a str>,
+    /// As [`VethSpec::no_link_local`].
+    pub no_link_local: bool,
 }
 
 impl IfbSpec<'_> {
-    /// The request.
+    /// The request, but for what cannot be said in it.
     #[must_use]
     pub fn message(&self) -> Message {
         let mut builder = dressed(
@@ -314,7 +314,8 @@ impl IfbSpec<'_> {
     /// [`is_exists`](Error::is_exists) when the name is used.
     pub fn create(&self, socket: &Socket) -> Result<Link> {
         check_name(&format!("create ifb {}", self.name), self.name)?;
-        create_here(socket, self.message(), self.name).map_err(name_hint)
+        let further = further(self.name, self.alias, self.no_link_local);
+        create_in_one(socket, self.message(), further, self.name).map_err(name_hint)
     }
 }
 
@@ -403,6 +404,14 @@ pub(super) fn create_message(operation: String, body: &LinkMessage) -> Message {
 /// kernel (6.2 and later), or by looking it up.
 fn create_here(socket: &Socket, message: Message, name: &str) -> Result<Link> {
     create_in_one(socket, message, [], name)
+}
+
+/// What cannot be said in the request that creates a link called `name`.
+fn further(name: &str, alias: Option<&str>, no_link_local: bool) -> impl Iterator<Item = Message> {
+    let change = || Change::new(0).name(name);
+    // In a request of its own: a link without IPv6 refuses it.
+    let no_link_local = no_link_local.then(|| change().no_link_local().message());
+    alias.map(|alias| change().alias(alias).message()).into_iter().chain(no_link_local)
 }
 
 /// [`create_here`], and then further requests about the link, in one send, which

@@ -398,11 +398,20 @@ fn a_dummy_is_made_here() {
 #[test]
 fn an_ifb_and_a_vrf_are_made_here() {
     in_new_namespace(|socket| {
-        let spec =
-            IfbSpec { name: "ifb-x", tx_queue_len: Some(99), up: true, mtu: Some(1300), mac: None };
+        let spec = IfbSpec {
+            name: "ifb-x",
+            tx_queue_len: Some(99),
+            up: true,
+            mtu: Some(1300),
+            alias: Some("somebody's"),
+            no_link_local: true,
+            ..IfbSpec::default()
+        };
         if let Some(ifb) = made_or_unsupported("ifb", spec.create(socket)) {
             assert_eq!((ifb.name.as_str(), ifb.mtu, ifb.tx_queue_len), ("ifb-x", 1300, 99));
-            assert!(link::get(socket, "ifb-x").unwrap().is_up());
+            let ifb = link::get(socket, "ifb-x").unwrap();
+            assert!(ifb.is_up());
+            assert_eq!(ifb.alias.as_deref(), spec.alias);
         }
         let before = link::list(socket).unwrap().len();
         let is_supported = link::knows(socket, "vrf").unwrap();
