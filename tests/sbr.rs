@@ -86,6 +86,15 @@ impl<'h> Pod<'h> {
         self.host.plugin("sbr").del(&self.container, &ifname(n), &self.conf(n, keys))
     }
 
+    /// The plugin before it finds its routes where they are now.
+    fn check_bridge(&self, n: usize, result: &Value) -> Outcome {
+        let keys = json!({"bridge": format!("br{n}"), "isGateway": true,
+            "ipam": {"type": "static", "routes": self.results[n]["routes"], "addresses": [
+                {"address": format!("10.{n}.0.2/24")}, {"address": format!("2001:db8:{n}::2/64")}]}});
+        let bridge = with_previous_result(&conf::bridge(self.host, keys), result);
+        self.host.plugin("bridge").check(&self.container, &ifname(n), &bridge)
+    }
+
     fn snapshot(&self) -> Snapshot {
         self.container.network_snapshot()
     }
@@ -186,12 +195,7 @@ fn each_address_has_a_rule_and_a_table(host: &Host) {
         // Its neighbours' link-local addresses are still there.
         assert!(!pod.container.routes(&format!("main dev net{n}")).is_empty());
         pod.check(n, json!({})).expect_ok();
-        // The plugin before it finds its routes where they are now.
-        let keys = json!({"bridge": format!("br{n}"), "isGateway": true,
-            "ipam": {"type": "static", "routes": pod.results[n]["routes"], "addresses": [
-                {"address": format!("10.{n}.0.2/24")}, {"address": format!("2001:db8:{n}::2/64")}]}});
-        let bridge = with_previous_result(&conf::bridge(host, keys), &pod.results[n]);
-        host.plugin("bridge").check(&pod.container, &ifname(n), &bridge).expect_ok();
+        pod.check_bridge(n, &pod.results[n]).expect_ok();
     }
     assert_eq!(pod.table("main dev eth0"), eth0);
     for (to, from, way) in [
@@ -239,10 +243,20 @@ fn gateways_of_the_configuration_come_first(host: &Host) {
         ),
     ] {
         let inside = pod.snapshot();
-        pod.add(n, keys.clone()).expect_result();
+        let result = pod.add(n, keys.clone()).expect_result();
         assert_eq!(pod.way("192.0.2.2", &format!("10.{n}.0.2")), v4);
         assert_eq!(pod.way("2001:db8:ffff::2", &format!("2001:db8:{n}::2")), v6);
         pod.check(n, keys.clone()).expect_ok();
+        // The result says which way it is, to CHECK of the plugin before it as well.
+        let gateways: Vec<_> = result["routes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|route| route["gw"].as_str())
+            .collect();
+        let promised: &[&str] = if n == 0 { &["10.0.0.9", "2001:db8::9"] } else { &[] };
+        assert_eq!(gateways, promised);
+        pod.check_bridge(n, &result).expect_ok();
         pod.del(n, keys).expect_ok();
         inside.expect_same(&pod.snapshot());
     }

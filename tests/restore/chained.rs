@@ -17,6 +17,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Shaping, Ifb] limits_of_others_stay,
         [Bridge] parameters_come_back_and_the_backup_stays,
         [Bridge, Ipv6] rules_by_source_come_back,
+        [Bridge, Ipv6] a_gateway_in_place_of_another_comes_back,
         [Bridge] a_table_that_others_took_meanwhile_stays_theirs,
         [Bridge] without_its_record_sbr_says_so,
         [Bridge, Vrf, Ipv6] a_vrf_comes_back,
@@ -212,6 +213,19 @@ fn rules_by_source_come_back(host: &Host) {
         attached.container.exec(damage);
     }
     attached.expect_restored_after("both rules");
+    attached.expect_del();
+}
+
+/// The main table of before ADD has the other one.
+fn a_gateway_in_place_of_another_comes_back(host: &Host) {
+    let sbr = json!({"type": "sbr", "gateways": ["10.1.0.9", "2001:db8:1::9"]});
+    let attached = attach(host, &[two_ways(), sbr]);
+    for damage in
+        ["ip route flush table 100", "ip -6 route flush table 101", "ip link set eth0 down"]
+    {
+        attached.container.exec(damage);
+        attached.expect_restored_after(damage);
+    }
     attached.expect_del();
 }
 

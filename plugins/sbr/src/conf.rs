@@ -1,9 +1,11 @@
 //! What the user wrote, and what it means.
 
+use crate::routing::METRIC_V6;
 use attach::chained;
 use cni::{Error, Network, Request, Result, Success};
 use ipnetwork::IpNetwork;
 use linux::Family;
+use linux::route::TABLE_MAIN;
 use serde::Deserialize;
 use std::fmt;
 use std::net::IpAddr;
@@ -82,6 +84,27 @@ impl Plan {
         }
         Ok(Plan { mode, addresses })
     }
+
+    /// The previous result with the default routes that the tables have: where a
+    /// gateway of the configuration takes the place of one, CHECK of the plugin that
+    /// made it would look for it in vain.
+    pub(crate) fn routed(&self, mut result: Success) -> Success {
+        let Mode::Own { gateways, .. } = &self.mode else { return result };
+        for route in result.routes.iter_mut().filter(|route| route.is_default()) {
+            let family = Family::of(route.dst.ip());
+            let is_of_family = |gateway: &&IpAddr| Family::of(**gateway) == family;
+            let Some(gateway) = gateways.iter().find(is_of_family) else { continue };
+            let is_main =
+                route.table.is_none_or(|table| [0, i64::from(TABLE_MAIN)].contains(&table));
+            let is_usual = route.priority == 0
+                || family == Family::V6 && route.priority == i64::from(METRIC_V6);
+            let is_ours = self.addresses.iter().any(|address| address.family() == family);
+            if is_main && is_usual && is_ours {
+                route.gw = Some(*gateway);
+            }
+        }
+        result
+    }
 }
 
 impl Mode {
@@ -125,8 +148,8 @@ impl Mode {
     }
 }
 
-/// The gateway of the configuration, else of the address, else of a default
-/// route in the result that leads into the address's subnet.
+/// The gateway of the configuration, else of a default route in the result that leads
+/// into the address's subnet, else of the address.
 fn gateway(
     net: IpNetwork,
     configured: &[IpAddr],
@@ -134,12 +157,17 @@ fn gateway(
     result: &Success,
 ) -> Option<IpAddr> {
     let is_same = |gateway: &IpAddr| Family::of(*gateway) == Family::of(net.ip());
+    // Link-local addresses are in every subnet.
+    let is_near = |gateway: &IpAddr| match gateway {
+        IpAddr::V6(ip) if net.is_ipv6() && ip.is_unicast_link_local() => true,
+        gateway => net.contains(*gateway),
+    };
     let routed = || {
         let defaults = result.routes.iter().filter(|route| route.is_default());
-        defaults.filter_map(|route| route.gw).find(|gateway| net.contains(*gateway))
+        defaults.filter_map(|route| route.gw).find(is_near)
     };
     let configured = configured.iter().copied().find(is_same);
-    configured.or(own.filter(is_same)).or_else(routed)
+    configured.or_else(routed).or(own.filter(is_same))
 }
 
 fn invalid(text: impl fmt::Display) -> Error {

@@ -53,7 +53,7 @@ impl Plugin for Sbr {
         let result = chained::prev_result(request, "sbr")?;
         let plan = Plan::new(request, &result)?;
         set_up(request, &plan, Beginning::Add)?;
-        Ok(result)
+        Ok(plan.routed(result))
     }
 
     fn check(&self, request: &Request) -> Result<()> {

@@ -28,6 +28,10 @@ pub(crate) use wanted::{Wanted, is_nobodys, is_of, is_own, is_source_rule, witho
 /// its /etc/iproute2/rt_protos has.
 pub(crate) const PROTOCOL: RouteProtocol = RouteProtocol(115);
 
+/// The metric of an IPv6 route that was given none (`IP6_RT_PRIO_USER`,
+/// include/uapi/linux/ipv6_route.h at v6.18).
+pub(crate) const METRIC_V6: u32 = 1024;
+
 /// All rules, and the routes of one link, of all tables but the kernel's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Routing {

@@ -1,6 +1,6 @@
 //! How rules and routes shall be.
 
-use super::{PROTOCOL, Routing};
+use super::{METRIC_V6, PROTOCOL, Routing};
 use crate::conf::{Address, Mode, Plan};
 use crate::record::{Record, SavedRule};
 use ipnetwork::IpNetwork;
@@ -14,10 +14,6 @@ const FIRST_TABLE: u32 = 100;
 
 /// Tables with a meaning of their own: default, main, local.
 const RESERVED_TABLES: std::ops::RangeInclusive<u32> = 253..=TABLE_LOCAL;
-
-/// The metric of an IPv6 route that was given none (`IP6_RT_PRIO_USER`,
-/// include/uapi/linux/ipv6_route.h at v6.18).
-const METRIC_V6: u32 = 1024;
 
 /// What rules and routes shall be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +53,10 @@ impl Wanted {
             wanted.routes.extend(main);
             return (wanted, chosen);
         };
-        main.extend(wanted.routes.iter().filter(|route| is_movable(route, plan)).cloned());
+        let was_there =
+            |route: &&Route| is_movable(route, plan) && !is_gateways(route, plan, &main);
+        let others: Vec<Route> = wanted.routes.iter().filter(was_there).cloned().collect();
+        main.extend(others);
         wanted.routes.retain(|route| !is_movable(route, plan));
         if source_hints {
             wanted.routes.extend(main.iter().filter(|route| route.gateway.is_none()).cloned());
@@ -169,6 +168,19 @@ fn is_movable(route: &Route, plan: &Plan) -> bool {
     route.table == TABLE_MAIN
         && !is_link_local
         && plan.addresses.iter().any(|address| address.family() == route.family())
+}
+
+/// Whether it is a default route by one of the plan's gateways in place of a `saved`
+/// one: that is what the result has promised, so that the plugin before this one
+/// makes it where the table has lost it.
+fn is_gateways(route: &Route, plan: &Plan, saved: &[Route]) -> bool {
+    let Mode::Own { gateways, .. } = &plan.mode else { return false };
+    let is_rival = |saved: &Route| {
+        saved.family() == route.family() && saved.is_default() && saved.priority == route.priority
+    };
+    route.is_default()
+        && route.gateway.is_some_and(|gateway| gateways.contains(&gateway))
+        && saved.iter().any(is_rival)
 }
 
 /// The routes of an address's own table.
