@@ -11,6 +11,7 @@ pub(super) fn list() -> Vec<Case> {
     for case in cases! {
         [Bridge, Ipv6] del_works_from_any_state,
         [Bridge, Ipv6] del_removes_only_what_is_ours,
+        [Bridge, Ipv6] without_its_record_del_leaves_the_administrators_rules,
         [Bridge] del_accepts_a_bad_configuration,
         [Bridge, Ipv6] gc_removes_what_is_not_valid,
         [Bridge, PeerPlugins] either_program_undoes_what_the_other_did,
@@ -79,7 +80,7 @@ fn del_works_from_any_state(host: &Host) {
             pod.del(2, json!({})).expect_ok();
             assert!(pod.rules().is_empty());
         }
-        if matches!(state, "before" | "twice" | "no netns") {
+        if matches!(state, "before" | "twice" | "no netns" | "no record" | "garbage") {
             inside.expect_same(&pod.snapshot());
         }
         assert!(host.files(RECORDS).is_empty(), "{state}: {:?}", host.files(RECORDS));
@@ -119,6 +120,34 @@ fn del_removes_only_what_is_ours(host: &Host) {
     pod.del(2, json!({})).expect_ok();
     pod.container.exec("ip rule add from 10.1.0.2 lookup 205 protocol 115");
     now.expect_same(&pod.snapshot());
+}
+
+fn without_its_record_del_leaves_the_administrators_rules(host: &Host) {
+    let pod = Pod::new(host, "pod", 2);
+    // Without a mark, as upstream's; one is in a table that upstream might choose.
+    for n in 0..2 {
+        for table in [77 + n, 177 + n] {
+            pod.container.exec(format!("ip rule add from 10.{n}.0.2 lookup {table}"));
+            pod.container.exec(format!(
+                "ip route add default via 10.{n}.0.1 dev {} table {table}",
+                super::ifname(n)
+            ));
+        }
+    }
+    let inside = pod.snapshot();
+    for n in 0..2 {
+        // No ADD was made.
+        pod.del(n, json!({})).expect_ok();
+        inside.expect_same(&pod.snapshot());
+        for keys in [json!({}), json!({"addSourceHints": true}), json!({"table": 99})] {
+            pod.add(n, keys.clone()).expect_result();
+            host.exec(format!("rm -r {RECORDS}"));
+            for _ in 0..2 {
+                pod.del(n, keys.clone()).expect_ok();
+                inside.expect_same(&pod.snapshot());
+            }
+        }
+    }
 }
 
 fn del_accepts_a_bad_configuration(host: &Host) {

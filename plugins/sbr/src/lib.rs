@@ -23,13 +23,13 @@ use attach::records::{Origin, Records, Slot};
 use attach::{ability, chained, kernel, notice, sandbox, undo, verify};
 use cni::{Code, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::{Mode, Plan};
+use ipnetwork::IpNetwork;
 use linux::link::{self, Link};
 use linux::route::Route;
 use linux::rule::{self, Rule};
-use linux::{Namespace, Socket, addr};
+use linux::{Family, Namespace, Socket, addr};
 use record::Record;
-use routing::{Routing, Wanted};
-use std::net::IpAddr;
+use routing::{Routing, Unrecorded, Wanted};
 use std::path::Path;
 use std::time::Duration;
 
@@ -207,8 +207,7 @@ fn verify_routing(now: &Routing, plan: &Plan, link: &Link, record: Option<&Recor
     }
 }
 
-/// DEL and GC: rules, tables and hints away, and the main table as it was. DEL of
-/// what has no record goes by the addresses, as upstream does.
+/// DEL and GC: rules, tables and hints away, and the main table as it was.
 fn remove(
     namespace: &Namespace,
     record: Option<&Record>,
@@ -219,32 +218,21 @@ fn remove(
     sandbox::inside(namespace, |socket| {
         let ifname = request.map(|request| request.ifname.as_str()).unwrap_or_default();
         let index = index_of(socket, record, ifname)?;
-        let addresses = match (record, request) {
-            (Some(record), _) => record.rules.iter().map(|rule| rule.address).collect(),
-            (None, Some(request)) => addresses(socket, index, request)?,
-            (None, None) => Vec::new(),
-        };
-        let table = request.and_then(|request| match Mode::of(&request.network) {
-            Ok(Mode::Given(table)) => Some(table),
-            _ => None,
-        });
-        let is_ours = |rule: &Rule| match record {
-            Some(record) => record.rules.iter().any(|saved| routing::is_of(rule, saved)),
-            None => {
-                let is_for = |address: &IpAddr| routing::is_source_rule(rule, *address);
-                let is_meant = table.is_none_or(|table| rule.table == Some(table));
-                let is_known =
-                    rule.protocol == Some(routing::PROTOCOL) || routing::is_nobodys(rule);
-                is_meant && is_known && addresses.iter().any(is_for)
-            }
-        };
         let now = Routing::read(socket, index)?;
-        now.change_to(socket, &routing::without(&now, index, record, is_ours)).or_else(|error| {
+        let (rules, moved) = match (record, request) {
+            (Some(record), _) => (now.rules_in(record), routing::saved(Some(record), index)),
+            (None, Some(request)) => {
+                let known = unrecorded(socket, index, request)?;
+                (known.rules(&now), known.moved(&now))
+            }
+            (None, None) => return Ok(()),
+        };
+        now.change_to(socket, &routing::without(&now, &rules, moved)).or_else(|error| {
             // A link that is down, or has lost its addresses, does not take its
             // routes back; it is about to go.
             notice(&format!("sbr: routes of the main table are not restored: {error}"));
             let now = Routing::read(socket, index)?;
-            now.change_to(socket, &routing::without(&now, index, None, is_ours))
+            now.change_to(socket, &routing::without(&now, &rules, Vec::new()))
         })
     })
 }
@@ -262,14 +250,21 @@ fn index_of(socket: &Socket, record: Option<&Record>, ifname: &str) -> Result<Op
     }
 }
 
-/// Of the link, and of the previous result as far as it can be read.
-fn addresses(socket: &Socket, index: Option<u32>, request: &Request) -> Result<Vec<IpAddr>> {
+/// Of the link, of the configuration, and of the previous result as far as it can be
+/// read.
+fn unrecorded(socket: &Socket, index: Option<u32>, request: &Request) -> Result<Unrecorded> {
     let result = request.prev_result().ok().flatten().unwrap_or_default();
-    let mut addresses: Vec<IpAddr> =
-        chained::container_ips(request, &result).map(|ip| ip.address.ip()).collect();
+    let mut addresses: Vec<IpNetwork> =
+        chained::container_ips(request, &result).map(|ip| ip.address).collect();
     if let Some(index) = index {
         let on_link = addr::list(socket, None, Some(index)).map_err(kernel)?;
-        addresses.extend(on_link.iter().map(|address| address.ip()));
+        addresses.extend(on_link.iter().map(|address| address.net));
     }
-    Ok(addresses)
+    let table = match Mode::of(&request.network) {
+        Ok(Mode::Given(table)) => Some(table),
+        _ => None,
+    };
+    let defaults = result.routes.iter().filter(|route| route.is_default());
+    let defaults = defaults.map(|route| Family::of(route.dst.ip())).collect();
+    Ok(Unrecorded { addresses, table, defaults })
 }

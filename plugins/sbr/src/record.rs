@@ -6,7 +6,7 @@
 //! | directory | `/run/cni/oxcni/sbr` |
 //! | file | `<network>:<container>:<interface>`; none of the three can contain a colon. Longer than a file name can be: `sha512-` and 64 digits |
 //! | content | one JSON object, a [`Record`] |
-//! | missing | DEL goes by the addresses of the link and of the result, as upstream does; the main table stays as it is |
+//! | missing | DEL goes by the addresses of the link and of the result, and by marks, see [`crate::routing::Unrecorded`] |
 //! | malformed | as if it were missing; ADD replaces it, DEL and GC remove it |
 
 use attach::records::{FILE_NAME_MAX, Origin, Records, Slot, hashed_name};

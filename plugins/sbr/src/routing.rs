@@ -11,8 +11,10 @@
 //! What is to be is computed from what is, in pure functions; ADD, DEL and the
 //! undo differ only in that.
 
+mod unrecorded;
 mod wanted;
 
+use crate::record::Record;
 use attach::kernel;
 use cni::Result;
 use linux::link::LinkInfo;
@@ -22,7 +24,8 @@ use linux::rule::{self, Rule};
 use linux::{Family, Socket, link};
 use std::net::IpAddr;
 
-pub(crate) use wanted::{Wanted, is_nobodys, is_of, is_own, is_source_rule, without};
+pub(crate) use unrecorded::Unrecorded;
+pub(crate) use wanted::{Wanted, is_nobodys, is_of, is_own, is_source_rule, saved, without};
 
 /// Marks what is ours, like `protocol 115` of iproute2. A number that nobody in
 /// its /etc/iproute2/rt_protos has.
@@ -108,6 +111,12 @@ impl Routing {
     /// Just as it is.
     pub(crate) fn as_wanted(&self) -> Wanted {
         Wanted { rules: self.rules.clone(), routes: self.routes.clone(), moved: Vec::new() }
+    }
+
+    /// Those of a record that are there.
+    pub(crate) fn rules_in(&self, record: &Record) -> Vec<Rule> {
+        let is_recorded = |rule: &&Rule| record.rules.iter().any(|saved| is_of(rule, saved));
+        self.rules.iter().filter(is_recorded).cloned().collect()
     }
 
     /// The rules for an address, whoever made them.

@@ -10,7 +10,7 @@ use linux::rule::Rule;
 use std::net::IpAddr;
 
 /// The first table that is chosen, as upstream does.
-const FIRST_TABLE: u32 = 100;
+pub(super) const FIRST_TABLE: u32 = 100;
 
 /// Tables with a meaning of their own: default, main, local.
 const RESERVED_TABLES: std::ops::RangeInclusive<u32> = 253..=TABLE_LOCAL;
@@ -47,7 +47,7 @@ impl Wanted {
         }
         wanted.routes.retain(|route| route.protocol != PROTOCOL);
         // An ADD before this one has moved them already.
-        let mut main = saved(earlier, index);
+        let mut main = saved(earlier, Some(index));
         main.retain(|route| !wanted.routes.contains(route));
         let Mode::Own { source_hints, .. } = plan.mode else {
             wanted.routes.extend(main);
@@ -89,27 +89,22 @@ impl Routing {
     }
 }
 
-/// After DEL: without the rules and routes of an attachment, and with what ADD
-/// took from the main table, if the link is there.
-pub(crate) fn without(
-    now: &Routing,
-    index: Option<u32>,
-    record: Option<&Record>,
-    is_ours: impl Fn(&Rule) -> bool,
-) -> Wanted {
+/// After DEL: without the rules of an attachment, which are given, and its routes, and
+/// with what ADD took from the main table.
+pub(crate) fn without(now: &Routing, rules: &[Rule], moved: Vec<Route>) -> Wanted {
     let mut wanted = now.as_wanted();
-    wanted.rules.retain(|rule| !is_ours(rule));
+    wanted.rules.retain(|rule| !rules.contains(rule));
     wanted.routes.retain(|route| route.protocol != PROTOCOL);
-    let restored = index.map(|index| saved(record, index)).unwrap_or_default();
     let lost: Vec<Route> =
-        restored.into_iter().filter(|route| !wanted.routes.contains(route)).collect();
+        moved.into_iter().filter(|route| !wanted.routes.contains(route)).collect();
     wanted.routes.extend(lost);
     wanted
 }
 
-fn saved(record: Option<&Record>, index: u32) -> Vec<Route> {
+/// What an ADD took from the main table, if the link is there.
+pub(crate) fn saved(record: Option<&Record>, index: Option<u32>) -> Vec<Route> {
     // Those of another link are gone with it.
-    let record = record.filter(|record| record.origin.index == Some(index));
+    let record = record.filter(|record| index.is_some() && record.origin.index == index);
     record.map(|record| record.routes.clone()).unwrap_or_default()
 }
 
