@@ -22,6 +22,8 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge, OurPlugins] the_result_says_what_the_link_has_become,
         [Bridge] comes_and_goes_at_every_version,
         [Bridge, OurPlugins] what_cannot_work_is_refused_and_changes_nothing,
+        // Upstream's takes them away.
+        [Bridge, Ipv6, OurPlugins] ipv6_addresses_that_were_promised_stay,
         [Bridge] sysctls_need_no_interface,
         // Upstream's writes them in any order, once.
         [Bridge, OurPlugins] one_sysctl_that_changes_another,
@@ -311,6 +313,52 @@ fn what_cannot_work_is_refused_and_changes_nothing(host: &Host) {
     plugin.args("FOO=1").add(&pod.container, "eth0", &conf).expect_error(4, "unknown args");
     pod.snapshot().expect_same(&inside);
     host.expect_unchanged_but(&before, &["/run/cni/tuning/file"]);
+}
+
+fn ipv6_addresses_that_were_promised_stay(host: &Host) {
+    let ipam = conf::leased(&["10.1.0.0/24", "2001:db8:1::/64"]);
+    let bridge = json!({"isGateway": true, "ipam": ipam});
+    let pod = Pod::with(host, "pod", &bridge);
+    let (before, inside) = (host.snapshot(), pod.snapshot());
+    let off = |key: &str| json!({"sysctl": {key: "1"}});
+    for (keys, part) in [
+        (json!({"mtu": 1279}), "mtu 1279"),
+        (json!({"args": {"cni": {"mtu": 1000}}}), "mtu 1000"),
+        (off("net.ipv6.conf.IFNAME.disable_ipv6"), "sysctl net.ipv6.conf.IFNAME.disable_ipv6"),
+        (off("net/ipv6/conf/eth0/disable_ipv6"), "sysctl net/ipv6/conf/eth0/disable_ipv6"),
+        (off("net.ipv6.conf.all.disable_ipv6"), "sysctl net.ipv6.conf.all.disable_ipv6"),
+    ] {
+        for part in [part, "2001:db8:1::2"] {
+            pod.add(keys.clone()).expect_error(7, part);
+        }
+        pod.snapshot().expect_same(&inside);
+        host.expect_unchanged(&before);
+    }
+    for keys in [
+        json!({"mtu": 1280}),
+        off("net.ipv6.conf.lo.disable_ipv6"),
+        off("net.ipv6.conf.default.disable_ipv6"),
+        json!({"sysctl": {"net.ipv6.conf.IFNAME.disable_ipv6": "0"}}),
+    ] {
+        pod.add(keys.clone()).expect_result();
+        let checked = with_previous_result(&conf::bridge(host, bridge.clone()), &pod.result);
+        host.plugin("bridge").check(&pod.container, "eth0", &checked).expect_ok();
+        pod.del(keys).expect_ok();
+    }
+    // As docker makes containers: off, and on again for the interface.
+    let container = host.container("docker");
+    container.exec("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    let conf = conf::bridge(host, bridge);
+    let result = host.plugin("bridge").add(&container, "eth0", &conf).expect_result();
+    let keys = off("net.ipv6.conf.all.disable_ipv6");
+    let tuning = with_previous_result(&conf::of_type(host, "tuning", keys), &result);
+    host.plugin("tuning").add(&container, "eth0", &tuning).expect_result();
+    let conf = with_previous_result(&conf, &result);
+    host.plugin("bridge").check(&container, "eth0", &conf).expect_ok();
+    // Who has no IPv6 address, loses none.
+    let pod = Pod::new(host, "old");
+    pod.add(conf::with(&off("net.ipv6.conf.all.disable_ipv6"), json!({"mtu": 1000})))
+        .expect_result();
 }
 
 fn sysctls_need_no_interface(host: &Host) {

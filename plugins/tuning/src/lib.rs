@@ -24,8 +24,9 @@ use backup::Backup;
 use cni::{Code, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::link::{self, Link};
-use linux::{Namespace, Socket};
+use linux::{Family, Namespace, Socket};
 use settings::Settings;
+use sysctl::Values;
 
 /// The plugin.
 pub struct Tuning;
@@ -55,6 +56,7 @@ impl Plugin for Tuning {
         if settings.mac.is_some() {
             values.extend(sysctl::announcing(request.ifname.as_str())?);
         }
+        refuse_loss(request, &plan, &result, &values)?;
         let before = Backup { settings, sysctl: values, origin: Some(origin) };
 
         let records = Records::create(&conf::data_dir(&request.network))?;
@@ -124,6 +126,23 @@ impl Plugin for Tuning {
             ability::network_admin()?;
         }
         Records::verify_writable(&conf::data_dir(network)).map_err(unavailable)
+    }
+}
+
+/// An IPv6 address that the plugins before this one have promised is not to be taken
+/// away again: their CHECK would fail, and who was told of it would not reach it.
+fn refuse_loss(request: &Request, plan: &Plan, result: &Success, now: &Values) -> Result<()> {
+    let Some(lost) = chained::container_address(request, result, Family::V6) else {
+        return Ok(());
+    };
+    let mtu = plan.mtu.filter(|mtu| *mtu < sysctl::IPV6_MTU_MIN).map(|mtu| format!("mtu {mtu}"));
+    let off = || plan.sysctls.iter().find(|sysctl| sysctl.ends_ipv6(&request.ifname, now));
+    match mtu.or_else(|| off().map(|sysctl| format!("sysctl {}", sysctl.key))) {
+        None => Ok(()),
+        Some(what) => Err(Error::invalid_config(format!(
+            "tune {}: {what} would remove its IPv6 address {lost}, which the plugins before this one have given it: leave out one of the two",
+            request.ifname
+        ))),
     }
 }
 

@@ -11,6 +11,10 @@ use linux::{ErrorKind, sysctl};
 /// What stands for the name of the container's interface in a key.
 const IFNAME: &str = "IFNAME";
 
+/// Bytes below which a link has no IPv6 (`IPV6_MIN_MTU`, include/uapi/linux/ipv6.h at
+/// v6.18).
+pub(crate) const IPV6_MTU_MIN: u32 = 1280;
+
 /// A parameter and the value it gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sysctl {
@@ -39,6 +43,17 @@ impl Sysctl {
             )));
         }
         Ok(Sysctl { key: key.to_owned(), path, value: value.to_owned() })
+    }
+
+    /// Whether it takes the IPv6 addresses from the link: it does not where it has its
+    /// value already.
+    pub(crate) fn ends_ipv6(&self, ifname: &IfName, now: &Values) -> bool {
+        let parts: Vec<&str> = self.path.split('/').collect();
+        let is_off = matches!(parts[..], ["net", "ipv6", "conf", link, "disable_ipv6"]
+            if link == "all" || link == ifname.as_str());
+        let has_it =
+            |(path, value): &(String, String)| *path == self.path && is_same(value, &self.value);
+        is_off && number(self.value.trim()).is_some_and(|on| on != 0) && !now.iter().any(has_it)
     }
 
     /// CHECK: it has the value.
