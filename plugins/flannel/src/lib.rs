@@ -41,19 +41,19 @@ impl Plugin for Flannel {
         let delegated = request.with_config(config.bytes())?;
         let to = Delegate::find(&delegated.network, config.kind())?;
         let states = States::create(&conf.data_dir)?;
-        let known = states.known(request)?;
+        let before = states.before(request)?;
         undo::scope(&mut (), |(), undo| {
-            states.write(request, &config.bytes())?;
+            states.write(request, &config.bytes(), before)?;
             // What the attachment had before is not to be taken away.
             let forget = "forget the delegate's configuration";
-            match known {
+            match before.known {
                 Known::Nothing => undo.push(forget, |()| states.remove(request)),
                 Known::Theirs => undo.push(forget, |()| states.remove_ours(request)),
                 Known::Ours => {}
             }
             to.add(&delegated).map_err(|error| {
                 // One of ours has undone itself.
-                if known != Known::Nothing || !to.may_have_left_something() {
+                if before.known != Known::Nothing || !to.may_have_left_something() {
                     return error;
                 }
                 match to.del(&delegated) {

@@ -29,6 +29,14 @@ pub(crate) enum Known {
     Ours,
 }
 
+/// What is remembered before an ADD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Before {
+    pub(crate) known: Known,
+    /// Nobody has the reference program's name for the container.
+    is_free: bool,
+}
+
 /// The directory of states.
 pub(crate) struct States {
     dir: Dir,
@@ -61,30 +69,35 @@ impl States {
         }
     }
 
-    /// What is remembered of the attachment before an ADD.
-    pub(crate) fn known(&self, request: &Request) -> Result<Known> {
-        if self.dir.kind(own_name(request)).map_err(failed)?.is_some() {
-            return Ok(Known::Ours);
-        }
+    /// What is remembered before an ADD.
+    pub(crate) fn before(&self, request: &Request) -> Result<Before> {
         let shared = self.load(request.container_id.as_str())?;
         let network = request.network.name();
-        match shared.is_some_and(|config| config.network() == Some(network.as_str()))
+        let is_of_network =
+            shared.as_ref().is_some_and(|config| config.network() == Some(network.as_str()));
+        let known = if self.dir.kind(own_name(request)).map_err(failed)?.is_some() {
+            Known::Ours
+        } else if is_of_network
             // Else it is the copy of that one.
             && !self.has_any(&format!("{}@{network}@", request.container_id))?
         {
-            true => Ok(Known::Theirs),
-            false => Ok(Known::Nothing),
-        }
+            Known::Theirs
+        } else {
+            Known::Nothing
+        };
+        Ok(Before { known, is_free: shared.is_none() })
     }
 
     /// Remembers `config`; it appears whole or not at all.
-    pub(crate) fn write(&self, request: &Request, config: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, request: &Request, config: &[u8], before: Before) -> Result<()> {
         self.dir.put(own_name(request), FILE_MODE, config).map_err(failed)?;
-        let shared = request.container_id.as_str();
-        match self.load(shared)? {
+        match before.is_free {
+            true => {
+                let shared = request.container_id.as_str();
+                self.dir.put(shared, FILE_MODE, config).map_err(failed)
+            }
             // Another attachment's, of whichever program.
-            Some(_) => Ok(()),
-            None => self.dir.put(shared, FILE_MODE, config).map_err(failed),
+            false => Ok(()),
         }
     }
 
