@@ -1,5 +1,6 @@
 //! Chained plugins behind a bridge, as one: driven by `cnitool`, with real
-//! packets. sbr is behind that of a second interface, where it belongs.
+//! packets. sbr is behind that of a second interface, where it belongs, and behind
+//! flannel's, where all that may stand behind an interface stands behind one.
 
 use serde_json::{Value, json};
 use testkit::{Case, Container, Host, Netns as _, cases, peer_folder};
@@ -16,6 +17,9 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge, Shaping, Ifb, Ping, Nft] works_as_one_1_0_0,
         [Bridge, Shaping, Ifb, Ping, Nft] works_as_one_1_1_0,
         [Bridge, Shaping, Ifb, Ping, Iptables] works_as_one_by_iptables,
+        [Bridge, Shaping, Ifb, Ping, Nft] works_as_one_behind_flannel_0_4_0,
+        [Bridge, Shaping, Ifb, Ping, Nft] works_as_one_behind_flannel_1_0_0,
+        [Bridge, Shaping, Ifb, Ping, Nft] works_as_one_behind_flannel_1_1_0,
         [Bridge, Shaping, Ifb] gc_sweeps_the_whole_chain,
         [Bridge, Shaping, Ifb] a_failure_at_the_end_undoes_the_whole_chain,
         [Bridge, Shaping, Ifb, Nft, Iptables, PeerPlugins] after_a_rollback_a_gc_sweeps_the_rest,
@@ -172,6 +176,76 @@ fn works_as_one(host: &Host, version: &str, backend: Option<&str>) {
             run(host, "del", container, port);
             run(host, "del", container, port);
             assert_eq!(container.links(), ["lo"]);
+        }
+        host.expect_unchanged_but(&before, STAYS);
+    }
+}
+
+fn works_as_one_behind_flannel_0_4_0(host: &Host) {
+    works_as_one_behind_flannel(host, "0.4.0");
+}
+
+fn works_as_one_behind_flannel_1_0_0(host: &Host) {
+    works_as_one_behind_flannel(host, "1.0.0");
+}
+
+fn works_as_one_behind_flannel_1_1_0(host: &Host) {
+    works_as_one_behind_flannel(host, "1.1.0");
+}
+
+fn works_as_one_behind_flannel(host: &Host, version: &str) {
+    host.write(
+        "/run/flannel/subnet.env",
+        "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.17.1/24\nFLANNEL_MTU=1450\n\
+         FLANNEL_IPV6_NETWORK=2001:db8:1::/48\nFLANNEL_IPV6_SUBNET=2001:db8:1:17::1/64\n\
+         FLANNEL_IPMASQ=false\n",
+    );
+    let mut list = plugins(None);
+    list[0] =
+        json!({"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}});
+    // Their way out is another one than the bridge says.
+    list.push(json!({"type": "sbr", "addSourceHints": true, "gateways": ["10.1.17.250"]}));
+    host.exec("ip address add 10.1.17.250/32 dev lo");
+    write_chain(host, version, &list);
+    let (one, two) = (host.container("one"), host.container("two"));
+    add(host, &one, 18080);
+    run(host, "del", &one, 18080);
+    let outside = host.outside();
+    host.wait_for_addresses();
+    let before = host.snapshot();
+    for _ in 0..2 {
+        add(host, &one, 18080);
+        let with_one = host.snapshot();
+        for address in add(host, &two, 18081) {
+            one.expect_ping(&address);
+            host.expect_ping(&address);
+        }
+        let server = one.echo_server(8080);
+        let at = "192.0.2.1:18080".parse().expect("an address and a port");
+        for (who, answer) in [("outside", outside.tcp(at)), ("host", host.tcp(at))] {
+            assert!(answer.is_ok(), "{who}: {answer:?}");
+        }
+        drop(server);
+        assert!(one.routes("100").join("\n").contains("default via 10.1.17.250"));
+        run(host, "check", &one, 18080);
+        run(host, "check", &two, 18081);
+        // Older versions have no such verb.
+        if version == "1.1.0" {
+            two.destroy();
+            let gc = cnitool_with(host, "{}", "gc net --keep-existing");
+            assert!(gc.success(), "{gc}");
+            host.expect_unchanged_but(&with_one, &[STAYS, &["/run/netns/two"]].concat());
+            two.recreate();
+        } else {
+            run(host, "del", &two, 18081);
+            host.expect_unchanged_but(&with_one, STAYS);
+        }
+        run(host, "check", &one, 18080);
+        run(host, "del", &one, 18080);
+        run(host, "del", &one, 18080);
+        assert_eq!(one.links(), ["lo"]);
+        for folder in ["/var/lib/cni/flannel", "/run/cni/oxcni/sbr", "/run/cni/tuning"] {
+            assert!(host.files(folder).is_empty(), "{folder}");
         }
         host.expect_unchanged_but(&before, STAYS);
     }
