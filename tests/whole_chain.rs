@@ -20,6 +20,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge, Shaping, Ifb, Ping, Nft] works_as_one_behind_flannel_0_4_0,
         [Bridge, Shaping, Ifb, Ping, Nft] works_as_one_behind_flannel_1_0_0,
         [Bridge, Shaping, Ifb, Ping, Nft] works_as_one_behind_flannel_1_1_0,
+        [Bridge, Shaping, Ifb, Ping, Nft, Vrf] works_as_one_in_a_vrf,
         [Bridge, Shaping, Ifb] gc_sweeps_the_whole_chain,
         [Bridge, Shaping, Ifb] a_failure_at_the_end_undoes_the_whole_chain,
         [Bridge, Shaping, Ifb, Nft, Iptables, PeerPlugins] after_a_rollback_a_gc_sweeps_the_rest,
@@ -249,6 +250,39 @@ fn works_as_one_behind_flannel(host: &Host, version: &str) {
         }
         host.expect_unchanged_but(&before, STAYS);
     }
+}
+
+fn works_as_one_in_a_vrf(host: &Host) {
+    let mut list = plugins(None);
+    list[0]["isDefaultGateway"] = true.into();
+    // The server is not bound to the VRF.
+    list[4]["sysctl"]["net.ipv4.tcp_l3mdev_accept"] = "1".into();
+    list.push(json!({"type": "vrf", "vrfname": "blue"}));
+    write_chain(host, "1.1.0", &list);
+    let one = host.container("one");
+    let outside = host.outside();
+    add(host, &one, 18080);
+    run(host, "del", &one, 18080);
+    host.wait_for_addresses();
+    let before = host.snapshot();
+    for address in add(host, &one, 18080) {
+        host.expect_ping(&address);
+    }
+    let server = one.echo_server(8080);
+    let at = "192.0.2.1:18080".parse().expect("an address and a port");
+    for (who, answer) in [("outside", outside.tcp(at)), ("host", host.tcp(at))] {
+        assert!(answer.is_ok(), "{who}: {answer:?}");
+    }
+    drop(server);
+    run(host, "check", &one, 18080);
+    run(host, "del", &one, 18080);
+    assert_eq!(one.links(), ["lo"]);
+    host.expect_unchanged_but(&before, STAYS);
+    add(host, &one, 18080);
+    one.destroy();
+    let gc = cnitool_with(host, "{}", "gc net --keep-existing");
+    assert!(gc.success(), "{gc}");
+    host.expect_unchanged_but(&before, &[STAYS, &["/run/netns/one"]].concat());
 }
 
 fn many_at_once(host: &Host) {
