@@ -8,9 +8,11 @@
 mod backup;
 #[path = "../../plugins/tuning/src/conf.rs"]
 mod conf;
-// A link to plugins/tuning/src: it has modules of its own, which are looked for
-// beside it.
-mod pattern;
+// It has modules of its own, which are looked for in a folder of its name.
+#[path = "../../plugins/tuning/src"]
+mod plugin {
+    pub(crate) mod pattern;
+}
 #[path = "../../plugins/tuning/src/settings.rs"]
 mod settings;
 #[path = "../../plugins/tuning/src/sysctl.rs"]
@@ -18,7 +20,7 @@ mod sysctl;
 
 use backup::Backup;
 use libfuzzer_sys::fuzz_target;
-use pattern::Pattern;
+use plugin::pattern::Pattern;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((kind, rest)) = bytes.split_first() else { return };

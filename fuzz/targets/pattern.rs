@@ -1,1 +1,0 @@
-../../plugins/tuning/src/pattern.rs
