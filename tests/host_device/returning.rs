@@ -15,6 +15,9 @@ use crate::conf as network;
 pub(super) fn list() -> Vec<Case> {
     let list = cases! {
         [] whatever_the_application_changed_is_undone,
+        [Bridge, Ipv6] what_the_host_had_configured_comes_back,
+        [] an_address_that_another_link_has_by_now_stays_there,
+        [] what_cannot_come_back_is_said_and_no_obstacle,
         [] a_device_that_was_down_comes_back_down,
         [] once_more_and_before_and_without_a_namespace,
         [] a_namespace_the_runtime_does_not_name_is_found,
@@ -68,6 +71,61 @@ fn whatever_the_application_changed_is_undone(host: &Host) {
     assert_eq!(pod.links(), ["lo"]);
     assert_eq!((leases(host), records(host)), (0, 0));
     host.expect_unchanged_but(&before, LEFT);
+}
+
+fn what_the_host_had_configured_comes_back(host: &Host) {
+    device(host, "ens5");
+    for command in [
+        "ip link add br0 type bridge",
+        "ip link set ens5 master br0",
+        "bridge link set dev ens5 isolated on learning off cost 55",
+        "ip address add 10.5.0.7/24 dev ens5",
+        "ip address add 2001:db8:5::7/64 dev ens5",
+        "ip route add 10.9.0.0/16 via 10.5.0.1 metric 5",
+        "ip neigh add 10.5.0.9 lladdr 02:00:5e:10:00:09 dev ens5 nud permanent",
+    ] {
+        host.exec(command);
+    }
+    host.set_sysctl("net/ipv4/conf/ens5/arp_ignore", "2");
+    settle(host, "ens5");
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    let conf = leased(host);
+    host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    rename(&pod, "wan");
+    let outcome = host.plugin("host-device").del(&pod, "eth0", &conf);
+    outcome.expect_ok();
+    assert_eq!(outcome.stderr(), "");
+    host.expect_unchanged_but(&before, LEFT);
+}
+
+fn an_address_that_another_link_has_by_now_stays_there(host: &Host) {
+    device(host, "ens5");
+    host.exec("ip address add 10.5.0.7/24 dev ens5");
+    host.exec("ip address add 10.6.0.7/24 dev ens5");
+    let pod = host.container("pod");
+    let conf = leased(host);
+    host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    host.exec("ip link add ens6 type veth peer name wire6");
+    host.exec("ip address add 10.5.0.7/24 dev ens6");
+    host.plugin("host-device").del(&pod, "eth0", &conf).expect_ok();
+    assert_eq!(host.addresses("ens5"), ["10.6.0.7/24"]);
+    assert_eq!(host.addresses("ens6"), ["10.5.0.7/24"]);
+}
+
+fn what_cannot_come_back_is_said_and_no_obstacle(host: &Host) {
+    device(host, "ens5");
+    host.exec("ip link add br0 type bridge");
+    host.exec("ip link set ens5 master br0");
+    let pod = host.container("pod");
+    let conf = leased(host);
+    host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    host.exec("ip link del br0");
+    let outcome = host.plugin("host-device").del(&pod, "eth0", &conf);
+    outcome.expect_ok();
+    assert!(outcome.stderr().contains("restore what the host had on ens5"), "{outcome}");
+    assert_eq!((leases(host), records(host)), (0, 0));
+    assert_eq!(host.link("ens5").expect("home").get("ifalias"), None);
 }
 
 fn a_device_that_was_down_comes_back_down(host: &Host) {

@@ -1,7 +1,7 @@
 //! Whatever step of an ADD fails, and wherever it is killed: the host is, or
 //! becomes by a DEL, what it was.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::{Case, Host, Netns as _, cases};
 
 use super::{LEFT, conf, device, leased, leases, records, settle};
@@ -10,6 +10,10 @@ use crate::conf as network;
 pub(super) fn list() -> Vec<Case> {
     let list = cases! {
         [Bridge] a_failed_add_gives_back_what_the_host_had_configured,
+        [Bridge] a_failed_add_gives_back_the_port_of_a_bridge,
+        [Bridge, BridgeVlan] a_failed_add_gives_back_the_vlans_of_a_port,
+        [Ipv6] a_failed_add_gives_back_addresses_in_use,
+        [] what_can_be_refused_is_refused_before_the_move,
         [Strace, Ipv6] whatever_request_fails_nothing_is_changed,
         [Strace, Ipv6] whatever_file_call_fails_nothing_is_changed,
         [Strace, Ipv6] wherever_an_add_is_killed_a_del_puts_it_right,
@@ -29,10 +33,13 @@ fn a_failed_add_gives_back_what_the_host_had_configured(host: &Host) {
         "ip route add 10.9.0.0/16 via 10.5.0.1 metric 5 mtu 1300",
         "ip route add 10.8.0.0/16 dev ens5 table 99",
         "ip -6 route add default via 2001:db8:5::1",
+        "ip neigh add 10.5.0.9 lladdr 02:00:5e:10:00:09 dev ens5 nud permanent",
+        "ip neigh add 2001:db8:5::9 lladdr 02:00:5e:10:00:09 dev ens5 nud permanent",
         "ip link property add dev ens5 altname eth0",
     ] {
         host.exec(command);
     }
+    set_sysctls(host);
     settle(host, "ens5");
     let pod = host.container("pod");
     let before = host.snapshot();
@@ -51,14 +58,96 @@ fn a_failed_add_gives_back_what_the_host_had_configured(host: &Host) {
         assert_eq!(records(host), 0);
         host.expect_unchanged_but(&before, LEFT);
     }
-    host.exec("ip link property del dev ens5 altname eth0");
+}
+
+/// Of the device alone, not what its links get.
+fn set_sysctls(host: &Host) {
+    for (name, value) in [
+        ("ipv4/conf/ens5/arp_ignore", "2"),
+        ("ipv4/conf/ens5/rp_filter", "2"),
+        ("ipv4/neigh/ens5/app_solicit", "3"),
+        ("ipv6/conf/ens5/accept_ra", "0"),
+        ("ipv6/neigh/ens5/gc_stale_time", "77"),
+    ] {
+        host.set_sysctl(&format!("net/{name}"), value);
+    }
+}
+
+/// Fails when the addresses are there and the device has moved.
+fn failing_late(host: &Host) -> Value {
+    conf(
+        host,
+        json!({"ipam": {"type": "static", "addresses": [{"address": "10.5.0.2/24"}],
+            "routes": [{"dst": "10.99.0.0/16", "gw": "172.31.0.1"}]}}),
+    )
+}
+
+fn expect_unchanged_by_a_late_failure(host: &Host) {
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    let outcome = host.plugin("host-device").add(&pod, "eth0", &failing_late(host));
+    let error = outcome.expect_error(999, "10.99.0.0/16");
+    assert_eq!(error.get("details"), None, "the undo was clean");
+    assert_eq!(records(host), 0);
+    host.expect_unchanged_but(&before, LEFT);
+}
+
+fn a_failed_add_gives_back_the_port_of_a_bridge(host: &Host) {
+    device(host, "ens5");
     host.exec("ip link add br0 type bridge");
     host.exec("ip link set ens5 master br0");
+    host.exec(
+        "bridge link set dev ens5 isolated on learning off flood off mcast_flood off \
+        hairpin on cost 55 priority 9 guard on",
+    );
     settle(host, "ens5");
+    expect_unchanged_by_a_late_failure(host);
+}
+
+fn a_failed_add_gives_back_the_vlans_of_a_port(host: &Host) {
+    device(host, "ens5");
+    host.exec("ip link add br0 type bridge vlan_filtering 1");
+    host.exec("ip link set ens5 master br0");
+    host.exec("bridge vlan del dev ens5 vid 1");
+    host.exec("bridge vlan add dev ens5 vid 7 pvid untagged");
+    host.exec("bridge vlan add dev ens5 vid 20-29");
+    settle(host, "ens5");
+    expect_unchanged_by_a_late_failure(host);
+}
+
+/// Nobody is asked again whether he has them.
+fn a_failed_add_gives_back_addresses_in_use(host: &Host) {
+    device(host, "ens5");
+    host.set_sysctl("net/ipv6/conf/ens5/accept_dad", "1");
+    host.exec("ip address add 2001:db8:5::7/64 dev ens5");
+    settle(host, "ens5");
+    let pod = host.container("pod");
     let before = host.snapshot();
-    let keys = json!({"ipam": {"type": "missing"}});
-    host.plugin("host-device").add(&pod, "eth0", &conf(host, keys)).expect_error(999, "missing");
+    let show = "ip -6 address show dev ens5 to 2001:db8:5::7";
+    let shown = host.exec(show);
+    host.plugin("host-device").add(&pod, "eth0", &failing_late(host)).expect_error(999, "");
+    assert_eq!(host.exec(show), shown);
     host.expect_unchanged_but(&before, LEFT);
+}
+
+fn what_can_be_refused_is_refused_before_the_move(host: &Host) {
+    device(host, "ens5");
+    // What does not survive a move.
+    host.exec("tc qdisc add dev ens5 root pfifo limit 7");
+    let pod = host.container("pod");
+    host.write("/var/lib/cni/networks/net/10.5.0.2", "c1\r\neth0");
+    let before = host.snapshot();
+    let full = json!({"type": "host-local", "subnet": "10.5.0.0/30", "rangeStart": "10.5.0.2"});
+    for (ipam, part) in [
+        (json!({"type": "missing"}), "missing"),
+        (full, "no IP addresses available"),
+        (json!({"type": "static", "addresses": [{"address": "10.5.0.2"}]}), "10.5.0.2"),
+    ] {
+        let outcome =
+            host.plugin("host-device").add(&pod, "eth0", &conf(host, json!({"ipam": ipam})));
+        assert!(!outcome.success() && outcome.to_string().contains(part), "{outcome}");
+        host.expect_unchanged_but(&before, LEFT);
+    }
 }
 
 /// Fails the first, second, .. of the calls, until an ADD makes no more.
@@ -77,8 +166,6 @@ fn expect_unchanged_by_faults(host: &Host, calls: &str, error: &str, least: usiz
         if outcome.success() {
             // Some requests are not needed, such as an announcement.
             host_device.del(&pod, "eth0", &conf).expect_ok();
-            host.exec("ip address add 10.5.0.7/24 dev ens5");
-            host.exec("ip route add 10.9.0.0/16 via 10.5.0.1");
             if !outcome.fault_fired() {
                 assert!(nth > least, "only {nth} calls of {calls}");
                 return;
@@ -110,6 +197,8 @@ fn wherever_an_add_is_killed_a_del_puts_it_right(host: &Host) {
     host.exec("ip link set ens5 mtu 1400 address 02:00:5e:10:00:01 up");
     host.exec(["ip", "link", "set", "ens5", "alias", "uplink to rack 5"]);
     host.exec("ip link property add dev ens5 altname eth0");
+    host.exec("ip address add 10.5.0.7/24 dev ens5");
+    host.exec("ip route add 10.9.0.0/16 via 10.5.0.1");
     settle(host, "ens5");
     let pod = host.container("pod");
     let before = host.snapshot();
@@ -141,6 +230,8 @@ fn wherever_a_del_is_killed_the_next_one_finishes(host: &Host) {
     host.exec("ip link set ens5 mtu 1400");
     host.exec(["ip", "link", "set", "ens5", "alias", "uplink to rack 5"]);
     host.exec("ip link property add dev ens5 altname uplink-to-rack-5");
+    host.exec("ip address add 10.5.0.7/24 dev ens5");
+    host.exec("ip route add 10.9.0.0/16 via 10.5.0.1");
     settle(host, "ens5");
     let pod = host.container("pod");
     let before = host.snapshot();

@@ -75,6 +75,14 @@ impl Ipam {
         })
     }
 
+    /// Is it one of ours, which needs nothing of the attachment but its name?
+    ///
+    /// # Errors
+    /// Those of [`Delegate::find`]: it is not installed.
+    pub fn is_ours(&self, network: &Network) -> Result<bool> {
+        Ok(Delegate::find(network, &self.kind)?.is_ours())
+    }
+
     /// Gets addresses for the attachment. After a failure nothing is held
     /// that was not held before.
     ///

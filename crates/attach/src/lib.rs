@@ -22,6 +22,7 @@
 //! - [`filter`]: both, removed together
 //! - [`spoof`]: only a container's own MAC address comes out of it
 //! - [`records`]: what outlives a process, one file for each attachment
+//! - [`saved`]: addresses, routes and neighbours in such a file
 //! - [`verify`]: what CHECK compares
 //! - [`ability`]: what STATUS asks the kernel
 //!
@@ -45,6 +46,7 @@ pub mod neighbours;
 pub mod parent;
 pub mod records;
 pub mod sandbox;
+pub mod saved;
 pub mod shim;
 pub mod spoof;
 pub mod undo;

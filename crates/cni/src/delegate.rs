@@ -78,6 +78,11 @@ impl<'a> Delegate<'a> {
         self
     }
 
+    /// Is it called in this process?
+    pub fn is_ours(&self) -> bool {
+        matches!(self.found, Found::Ours(_))
+    }
+
     /// May a failed ADD have left something? One that is called in process has
     /// undone itself, and one that could not be started has done nothing.
     pub fn may_have_left_something(&self) -> bool {

@@ -354,12 +354,16 @@ pub fn find(socket: &Socket, name: &str) -> Result<Option<Link>> {
 ///
 /// [`is_not_found`](Error::is_not_found) when there is none.
 pub fn get_by_index(socket: &Socket, index: u32) -> Result<Link> {
+    socket.get(get_message(index), parse_reply)
+}
+
+/// The request of [`get_by_index`].
+pub(crate) fn get_message(index: u32) -> Message {
     let header = LinkHeader { index, ..LinkHeader::default() };
     let mut body = LinkMessage::default();
     body.header = header;
     body.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    let operation = format!("find link with index {index}");
-    socket.get(Message::with_body(RTM_GETLINK, 0, operation, &body), parse_reply)
+    Message::with_body(RTM_GETLINK, 0, format!("find link with index {index}"), &body)
 }
 
 fn get_with(

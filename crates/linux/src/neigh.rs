@@ -35,6 +35,12 @@ impl Neigh {
         Neigh { index, ip, mac: Some(mac), state: Neigh::PERMANENT }
     }
 
+    /// The request of [`replace`].
+    #[must_use]
+    pub fn replace_message(&self) -> Message {
+        self.message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, "set")
+    }
+
     fn message(&self, kind: u16, flags: u16, verb: &str) -> Message {
         let operation = format!("{verb} neighbour {} on link with index {}", self.ip, self.index);
         let mut message = Message::new(kind, flags, operation);
@@ -73,7 +79,7 @@ impl Neigh {
 /// The kernel's; [`is_not_found`](crate::Error::is_not_found) when the link
 /// does not exist.
 pub fn replace(socket: &Socket, neigh: &Neigh) -> Result<()> {
-    socket.request(neigh.message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, "set"))
+    socket.request(neigh.replace_message())
 }
 
 /// Deletes the entry of an address, like `ip neigh del`.

@@ -1,6 +1,10 @@
 //! Bridge ports: flags, state, VLANs.
 
+mod settings;
+
 use std::fmt;
+
+pub use self::settings::{Settings, restore_settings, settings};
 
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{
@@ -100,13 +104,15 @@ impl Port {
 /// not a bridge's port.
 pub fn get(socket: &Socket, index: u32) -> Result<Port> {
     let link = get_by_index(socket, index)?;
-    link.port.ok_or_else(|| {
-        Error::with_kind(
-            format!("find bridge port {}", link.name),
-            ErrorKind::NotFound,
-            "the link is not a port of a bridge",
-        )
-    })
+    link.port.ok_or_else(|| not_a_port(&link.name))
+}
+
+fn not_a_port(link: &str) -> Error {
+    Error::with_kind(
+        format!("find bridge port {link}"),
+        ErrorKind::NotFound,
+        "the link is not a port of a bridge",
+    )
 }
 
 /// Changes to a port; what is not given stays. The state is not among them:

@@ -25,7 +25,20 @@ pub(crate) struct Sides<'a> {
     pub(crate) container: Option<&'a Socket>,
 }
 
-/// What became of a device.
+/// What became of a device, and of what the host had configured on it: that some of
+/// it did not come back is the reader's to know, and no reason to do it all again.
+pub(crate) struct Given {
+    pub(crate) fate: Fate,
+    pub(crate) surroundings: Result<()>,
+}
+
+impl Given {
+    fn nothing_but(fate: Fate) -> Given {
+        Given { fate, surroundings: Ok(()) }
+    }
+}
+
+/// Where a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// It is on the host, under its name.
@@ -92,13 +105,18 @@ pub(crate) fn verify(record: &Record, link: &Link) -> Result<()> {
 }
 
 /// Gives the device back: from the container, or from where the kernel put it
-/// when the namespace ended. It gets its name, state, MTU, addresses and
-/// aliases back.
+/// when the namespace ended. It gets its name, state, MTU, aliases and
+/// surroundings back.
 ///
 /// # Errors
 /// Another link of the host has its name; the kernel's. What is not restored
 /// then is tried again the next time.
-pub(crate) fn give_back(sides: &Sides, record: &Record, device: &Device) -> Result<Fate> {
+pub(crate) fn give_back(
+    sides: &Sides,
+    record: &Record,
+    device: &Device,
+    surroundings: &Surroundings,
+) -> Result<Given> {
     let host = sides.host;
     if let Some(link) = link::find(host, &device.name).map_err(kernel)?
         && recognise::is_at_home(device, &link)
@@ -106,10 +124,10 @@ pub(crate) fn give_back(sides: &Sides, record: &Record, device: &Device) -> Resu
         // Without the mark all was restored, by this program or another one,
         // or it never left; but for the name that was in the way.
         return match recognise::is_marked(device, &link) {
-            true => restore(host, device, &link),
-            false => restore_alt_name(host, device, &link, &record.ifname),
-        }
-        .map(|()| Fate::Home);
+            true => restore(sides, device, &link, surroundings),
+            false => restore_alt_name(host, device, &link, &record.ifname)
+                .map(|()| Given::nothing_but(Fate::Home)),
+        };
     }
     if let Some(container) = sides.container {
         let links = link::list(container).map_err(kernel)?;
@@ -122,16 +140,16 @@ pub(crate) fn give_back(sides: &Sides, record: &Record, device: &Device) -> Resu
                     _ => error,
                 }
             })?;
-            return restore(host, device, &moved).map(|()| Fate::Home);
+            return restore(sides, device, &moved, surroundings);
         }
     }
     match find_returned(host, record, device)? {
         Some(link) => {
             let renamed = rename(host, device, link)?;
-            restore(host, device, &renamed).map(|()| Fate::Home)
+            restore(sides, device, &renamed, surroundings)
         }
-        None if is_hardware(device) => Ok(Fate::Away),
-        None => Ok(Fate::Lost),
+        None if is_hardware(device) => Ok(Given::nothing_but(Fate::Away)),
+        None => Ok(Given::nothing_but(Fate::Lost)),
     }
 }
 
@@ -229,7 +247,13 @@ pub(crate) fn expect_free(host: &Socket, name: &str) -> Result<()> {
 
 /// Makes the device on the host what it was. The alias comes last: as long as
 /// it marks the device, this is not finished.
-fn restore(host: &Socket, device: &Device, link: &Link) -> Result<()> {
+fn restore(
+    sides: &Sides,
+    device: &Device,
+    link: &Link,
+    surroundings: &Surroundings,
+) -> Result<Given> {
+    let host = sides.host;
     let mut errors = Vec::new();
     let mut attempt = |what: &str, outcome: linux::Result<()>| {
         errors.extend(
@@ -256,14 +280,19 @@ fn restore(host: &Socket, device: &Device, link: &Link) -> Result<()> {
     for name in device.alt_names.iter().filter(|name| !link.alt_names.contains(name)) {
         attempt("an alternative name", link::add_alt_names(host, index, &[name]));
     }
-    let last = Change::new(index).alias(device.alias.as_deref().unwrap_or_default());
-    let last = match (device.up, link.is_up()) {
-        (true, false) => last.up(),
-        (false, true) => last.down(),
-        _ => last,
-    };
-    attempt("the alias and the state", last.apply(host));
-    Error::join(errors)
+    let sysctls = surroundings.restore_sysctls(sides.home, &device.name);
+    match (device.up, link.is_up()) {
+        (true, false) => attempt("the state", link::set_up(host, index)),
+        (false, true) => attempt("the state", link::set_down(host, index)),
+        _ => {}
+    }
+    let rest = surroundings.restore(host, index);
+    let alias = device.alias.as_deref().unwrap_or_default();
+    attempt("the alias", link::set_alias(host, index, alias));
+    Error::join(errors)?;
+    let surroundings = Error::all([sysctls, rest])
+        .map_err(|e| e.context(format!("restore what the host had on {}", device.name)));
+    Ok(Given { fate: Fate::Home, surroundings })
 }
 
 /// Gives back the one name that [`lend`] takes away before the move.
@@ -276,21 +305,19 @@ fn restore_alt_name(host: &Socket, device: &Device, link: &Link, ifname: &str) -
         .map_err(|e| kernel(e.operation(format!("restore an alternative name of {}", device.name))))
 }
 
-/// Takes back what [`lend`] did, and what the host had on the device as well.
+/// Takes back what [`lend`] did.
 ///
 /// # Errors
-/// Those of [`give_back`]; then the record stays, and a DEL tries again.
+/// Those of [`give_back`], after which the record stays, and a DEL tries again; of the
+/// surroundings.
 pub(crate) fn take_back(
     sandbox: &Sandbox,
     record: &Record,
     device: &Device,
-    surroundings: Surroundings,
+    surroundings: &Surroundings,
 ) -> Result<()> {
     let sides =
         Sides { host: sandbox.host(), home: sandbox.home(), container: sandbox.container().ok() };
-    if give_back(&sides, record, device)? == Fate::Home {
-        let link = link::get(sides.host, &device.name).map_err(kernel)?;
-        surroundings.restore(sides.host, link.index)?;
-    }
-    record.remove()
+    let given = give_back(&sides, record, device, surroundings)?;
+    Error::all([given.surroundings, record.remove()])
 }

@@ -144,7 +144,7 @@ fn find_or_reclaim(sandbox: &Sandbox, selection: &Selection) -> Result<Found> {
         }
         let sides = Sides { host, home: sandbox.home(), container: None };
         if let Some(device) = &record.device
-            && device::give_back(&sides, &record, device)? == Fate::Home
+            && give_home(&sides, &record, device)? == Fate::Home
         {
             record.remove()?;
             return find::find(host, selection);
@@ -162,8 +162,19 @@ fn lend<'r>(
     pci_bus_id: Option<String>,
 ) -> Result<Success> {
     let request = sandbox.request;
-    let link = take(sandbox, undo, plan, device)?;
-    let mut success = lease(sandbox, undo, plan)?;
+    let surroundings = surroundings_of(sandbox, plan, &device)?;
+    expect_name_free(sandbox, &device)?;
+    // One of ours needs no link to give addresses; others may, as those by DHCP.
+    let is_ours = match &plan.ipam {
+        Some(ipam) => ipam.is_ours(&request.network)?,
+        None => true,
+    };
+    let early = if is_ours { Some(lease(sandbox, undo, plan)?) } else { None };
+    let link = take(sandbox, undo, plan, device, surroundings)?;
+    let mut success = match early {
+        Some(success) => success,
+        None => lease(sandbox, undo, plan)?,
+    };
     if plan.ipam.is_some() {
         let target = target(sandbox.container()?, link.index, request, DEVICE);
         contained::configure(&target, &success)?;
@@ -174,27 +185,38 @@ fn lend<'r>(
     Ok(success)
 }
 
+/// What the host has configured on the device.
+fn surroundings_of(sandbox: &Sandbox, plan: &Plan, device: &Device) -> Result<Surroundings> {
+    match Surroundings::of(sandbox.host(), device) {
+        Err(e) if e.is_not_found() => Err(taken_meanwhile(sandbox, plan, kernel(e))),
+        surroundings => surroundings.map_err(kernel),
+    }
+}
+
+fn expect_name_free(sandbox: &mut Sandbox, device: &Device) -> Result<()> {
+    let request = sandbox.request;
+    let ifname = request.ifname.as_str();
+    match link::find(sandbox.enter()?, ifname).map_err(kernel)? {
+        None => Ok(()),
+        Some(_) => Err(Error::internal(format!(
+            "move {} into {} as {ifname}: file exists: the name is already used",
+            device.name,
+            request.sandbox()
+        ))),
+    }
+}
+
 /// Records the device and moves it into the container; gives its link there.
 fn take<'r>(
     sandbox: &mut Sandbox<'r>,
     undo: &mut Undo<'r, Sandbox<'r>>,
     plan: &Plan,
     device: Device,
+    surroundings: Surroundings,
 ) -> Result<Link> {
     let request = sandbox.request;
-    let ifname = request.ifname.as_str();
-    let surroundings = match Surroundings::of(sandbox.host(), &device) {
-        Err(e) if e.is_not_found() => return Err(taken_meanwhile(sandbox, plan, kernel(e))),
-        surroundings => surroundings.map_err(kernel)?,
-    };
-    if link::find(sandbox.enter()?, ifname).map_err(kernel)?.is_some() {
-        return Err(Error::internal(format!(
-            "move {} into {} as {ifname}: file exists: the name is already used",
-            device.name,
-            request.sandbox()
-        )));
-    }
     let mut record = Record::new(request, namespace_id(sandbox)?, Some(device.clone()), None)?;
+    record.surroundings = surroundings.to_json();
     record.write()?;
     match device::lend(sandbox, &device) {
         Err(e) if e.is_not_found() => {
@@ -207,12 +229,12 @@ fn take<'r>(
         moved => {
             let (record, device) = (record.clone(), device);
             undo.push("give the device back", move |sandbox| {
-                device::take_back(sandbox, &record, &device, surroundings)
+                device::take_back(sandbox, &record, &device, &surroundings)
             });
             moved.map_err(kernel)?;
         }
     }
-    let link = link::get(sandbox.container()?, ifname).map_err(kernel)?;
+    let link = link::get(sandbox.container()?, request.ifname.as_str()).map_err(kernel)?;
     if let Some(device) = &mut record.device {
         device.container_index = Some(link.index);
     }
@@ -396,6 +418,16 @@ fn records_in(namespace: &Namespace) -> Result<Vec<Record>> {
     Ok(records)
 }
 
+/// Gives the device of a record back, with what the host had configured on it.
+fn give_home(sides: &Sides, record: &Record, device: &Device) -> Result<Fate> {
+    let surroundings = Surroundings::recorded(&record.surroundings, sides.host)?;
+    let given = device::give_back(sides, record, device, &surroundings)?;
+    if let Err(lacking) = given.surroundings {
+        notice(&format!("host-device: {lacking}"));
+    }
+    Ok(given.fate)
+}
+
 /// Gives the device of a record back, and removes the record unless the device
 /// is yet to come.
 fn give_back_recorded(sides: &Sides, record: &Record, may_wait: bool) -> Result<()> {
@@ -403,13 +435,13 @@ fn give_back_recorded(sides: &Sides, record: &Record, may_wait: bool) -> Result<
     if record.is_of_another_boot()? {
         return record.remove();
     }
-    let mut fate = device::give_back(sides, record, device)?;
+    let mut fate = give_home(sides, record, device)?;
     if fate != Fate::Home && is_lent_again(record, device)? {
         return record.remove();
     }
     if fate == Fate::Away && may_wait && sides.container.is_none() {
         device::wait_until_returned(sides.host, record, device)?;
-        fate = device::give_back(sides, record, device)?;
+        fate = give_home(sides, record, device)?;
     }
     let who =
         format!("host-device: device {}, lent to container {}", device.name, record.container_id);

@@ -16,6 +16,7 @@ use linux::Namespace;
 use linux::link::Link;
 use linux::netns::NamespaceId;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::path::PathBuf;
 use store::{Dir, Kind};
 
@@ -25,9 +26,9 @@ pub(crate) const DIRECTORY: &str = "/var/lib/cni/oxcni/host-device";
 const DIRECTORY_MODE: u32 = 0o755;
 const FILE_MODE: u32 = 0o600;
 
-/// Bytes of the longest record. A device has a handful of alternative names
-/// of at most 127 bytes each.
-const RECORD_MAX: usize = 64 << 10;
+/// Bytes of the longest record: some thousand addresses, routes and neighbours of
+/// a few hundred bytes each.
+const RECORD_MAX: usize = 2 << 20;
 
 /// Bytes kept free for the index in the container, which is written in the
 /// place of `null` later.
@@ -53,6 +54,9 @@ pub(crate) struct Record {
     /// In user space: its address on the PCI bus.
     #[serde(rename = "pciBusID")]
     pub(crate) pci_bus_id: Option<String>,
+    /// [`Surroundings`](crate::surroundings::Surroundings) of the device.
+    #[serde(default)]
+    pub(crate) surroundings: Value,
 }
 
 /// A device as it was on the host, and what it can be recognised by.
@@ -134,6 +138,7 @@ impl Record {
             boot_id: boot_id()?,
             device,
             pci_bus_id,
+            surroundings: Value::Null,
         })
     }
 

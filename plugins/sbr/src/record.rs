@@ -10,8 +10,9 @@
 //! | malformed | as if it were missing; ADD replaces it, DEL and GC remove it |
 
 use attach::records::{FILE_NAME_MAX, Origin, Records, Slot, hashed_name};
+use attach::saved;
 use cni::{AttachmentId, Attachments, NetworkName, Request, Result, config};
-use linux::route::{Route, RouteProtocol, Scope};
+use linux::route::Route;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
@@ -41,7 +42,7 @@ impl Record {
         let rule =
             |rule: &SavedRule| json!({"address": rule.address.to_string(), "table": rule.table});
         let rules: Vec<Value> = self.rules.iter().map(rule).collect();
-        let routes: Vec<Value> = self.routes.iter().map(route_to_json).collect();
+        let routes: Vec<Value> = self.routes.iter().map(saved::route).collect();
         json!({"origin": self.origin.to_json(), "rules": rules, "ownTables": self.own_tables,
             "routes": routes})
         .to_string()
@@ -50,45 +51,17 @@ impl Record {
     pub(crate) fn read(json: &Value) -> Option<Record> {
         let origin = Origin::read(&json["origin"])?;
         let rule = |rule: &Value| {
-            Some(SavedRule { address: ip(&rule["address"])?, table: number(&rule["table"])? })
+            Some(SavedRule {
+                address: saved::ip(&rule["address"])?,
+                table: saved::number(&rule["table"])?,
+            })
         };
         let rules = json["rules"].as_array()?.iter().map(rule).collect::<Option<_>>()?;
-        let route = |route: &Value| read_route(route, origin.index?);
+        let route = |route: &Value| saved::read_route(route, origin.index?);
         let routes = json["routes"].as_array()?.iter().map(route).collect::<Option<_>>()?;
         let own_tables = json["ownTables"].as_bool()?;
         Some(Record { origin, rules, own_tables, routes })
     }
-}
-
-fn route_to_json(route: &Route) -> Value {
-    let text = |ip: Option<IpAddr>| ip.map(|ip| ip.to_string());
-    json!({"dst": route.dst.to_string(), "gateway": text(route.gateway),
-        "source": text(route.source), "metric": route.priority, "mtu": route.mtu,
-        "advmss": route.advmss, "scope": route.scope.0, "protocol": route.protocol.0,
-        "onlink": route.onlink})
-}
-
-fn read_route(json: &Value, index: u32) -> Option<Route> {
-    let byte = |key: &str| u8::try_from(number(&json[key])?).ok();
-    Some(Route {
-        gateway: ip(&json["gateway"]),
-        source: ip(&json["source"]),
-        priority: number(&json["metric"]),
-        mtu: number(&json["mtu"]),
-        advmss: number(&json["advmss"]),
-        scope: Scope(byte("scope")?),
-        protocol: RouteProtocol(byte("protocol")?),
-        onlink: json["onlink"].as_bool()?,
-        ..Route::new(json["dst"].as_str()?.parse().ok()?).dev(index)
-    })
-}
-
-fn ip(json: &Value) -> Option<IpAddr> {
-    json.as_str()?.parse().ok()
-}
-
-fn number(json: &Value) -> Option<u32> {
-    json.as_u64().and_then(|number| u32::try_from(number).ok())
 }
 
 /// The record in a file; `None` when it is missing or malformed.
@@ -137,6 +110,7 @@ fn file_name(network: &NetworkName, attachment: &AttachmentId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use linux::route::{RouteProtocol, Scope};
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::Index;
