@@ -246,7 +246,7 @@ fn what_cannot_work_is_refused_and_changes_nothing(host: &Host) {
         (json!({"master": "there"}), 999, "there is no there on the host"),
         (json!({"master": "uplink", "linkInContainer": true}), 999, "in the container"),
         (json!({"master": "lo"}), 999, "loopback"),
-        (json!({"master": "with-macvlan"}), 999, "in use as a port"),
+        (json!({"master": "with-macvlan"}), 999, "mv on it is a macvlan"),
         (json!({"mtu": 1501}), 7, "must be [0, master MTU(1500)]"),
         (json!({"mode": "l4"}), 7, "unknown ipvlan mode"),
         (json!({"ipam": {}}), 7, "ipam.type"),

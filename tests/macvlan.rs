@@ -31,6 +31,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Macvlan] the_host_may_have_a_link_of_the_same_name,
         [Macvlan] the_parent_may_go_by_an_alternative_name,
         [Macvlan, Tun] a_parent_of_the_wrong_kind_is_refused,
+        [Macvlan] who_is_in_the_way_on_the_parent_is_named,
         [Macvlan] a_multipath_default_route_names_its_first_link,
         [Macvlan] passthru_takes_an_address_and_gives_it_back,
         [Macvlan, Ipv6] detection_takes_no_second,
@@ -243,6 +244,40 @@ fn a_parent_of_the_wrong_kind_is_refused(host: &Host) {
     links::a_parent_of_the_wrong_kind_is_refused(&subject(host, "4", json!({})));
 }
 
+fn who_is_in_the_way_on_the_parent_is_named(host: &Host) {
+    drop(settled_outside(host));
+    let alone = subject(host, "4", json!({"mode": "passthru"}));
+    let shared = subject(host, "4", json!({}));
+    let container = host.container("second");
+    let refused = |subject: &Subject<'_>, part: &str| {
+        let before = host.snapshot();
+        let outcome = host.plugin("macvlan").add(&container, "eth0", &subject.conf);
+        let error = outcome.expect_error(999, part);
+        let msg = error["msg"].as_str().expect("a text");
+        assert!(msg.contains("use parent link uplink: "), "{msg}");
+        host.expect_unchanged_but(&before, &["/var/lib/cni"]);
+    };
+    for mode in ["passthru", "bridge"] {
+        let is_alone = mode == "passthru";
+        // Seen on the host, and out of sight in a container.
+        host.exec(format!("ip link add link uplink name mv type macvlan mode {mode}"));
+        if is_alone {
+            refused(&shared, "mv on it is a macvlan in mode passthru, which takes it whole");
+        }
+        refused(&alone, "mv on it is a macvlan as well, and passthru takes the whole parent");
+        host.exec("ip link del mv");
+        let first = host.container(mode);
+        let subject = if is_alone { &alone } else { &shared };
+        subject.add(&first);
+        if is_alone {
+            refused(&shared, "a container has a macvlan in mode passthru on it");
+        }
+        refused(&alone, "a container has a macvlan on it as well");
+        subject.del(&first);
+        first.destroy();
+    }
+}
+
 fn a_multipath_default_route_names_its_first_link(host: &Host) {
     drop(host.outside());
     host.exec("ip link add other type veth peer name rehto");
@@ -329,7 +364,7 @@ fn what_cannot_work_is_refused_and_changes_nothing(host: &Host) {
         (json!({"master": "there"}), 999, "there"),
         (json!({"master": "uplink", "linkInContainer": true}), 999, "in the container"),
         (json!({"master": "lo"}), 999, "loopback"),
-        (json!({"master": "in-bridge"}), 999, "in use as a port"),
+        (json!({"master": "in-bridge"}), 999, "use parent link in-bridge: it is a port of br0"),
         (json!({"mtu": 1501}), 7, "must be [0, master MTU(1500)]"),
         (json!({"mtu": -1}), 7, "-1"),
         (json!({"mtu": 5}), 999, "eth0"),

@@ -108,11 +108,50 @@ const FAULTS: &[Fault] = &[
                 .map(|plugin| host.plugin(plugin).status(&of_type(host, plugin, parent.clone()))),
         )
     }),
+    ("macvlan, ipvlan", "the parent is a port", &[Feature::Bridge], |host| {
+        parent(host);
+        host.exec("ip link add br0 type bridge");
+        host.exec("ip link set eth7 master br0");
+        same(["macvlan", "ipvlan"].map(|plugin| status(host, plugin, on_parent())))
+    }),
+    ("macvlan, ipvlan", "the parent is no Ethernet link", &[Feature::Tun], |host| {
+        host.exec("ip tuntap add dev eth7 mode tun");
+        host.exec("ip link set eth7 up");
+        same(["macvlan", "ipvlan"].map(|plugin| status(host, plugin, on_parent())))
+    }),
+    (
+        "macvlan",
+        "a macvlan of the host has the parent in mode passthru",
+        &[Feature::Macvlan],
+        |host| {
+            parent(host);
+            host.exec("ip link add link eth7 name mv0 type macvlan mode passthru");
+            status(host, "macvlan", on_parent())
+        },
+    ),
+    (
+        "macvlan",
+        "the mode is passthru, and the host has a macvlan on the parent",
+        &[Feature::Macvlan],
+        |host| {
+            parent(host);
+            host.exec("ip link add link eth7 name mv0 type macvlan mode bridge");
+            status(host, "macvlan", with(&on_parent(), json!({"mode": "passthru"})))
+        },
+    ),
+    ("ipvlan", "the host has a macvlan on the parent", &[Feature::Macvlan], |host| {
+        parent(host);
+        host.exec("ip link add link eth7 name mv0 type macvlan mode bridge");
+        status(host, "ipvlan", on_parent())
+    }),
     ("macvlan", "no parent is named, and there is no default route", &[], |host| {
         status(host, "macvlan", json!({"ipam": fixed(&["10.1.0.2/24"])}))
     }),
     ("host-device", "the device is not there", &[], |host| {
         status(host, "host-device", json!({"device": "ens5"}))
+    }),
+    ("host-device", "the device is the loopback device", &[], |host| {
+        status(host, "host-device", json!({"device": "lo"}))
     }),
     ("host-device", "its records cannot be written", &[], |host| {
         host.exec("ip link add ens5 type veth peer name other");
@@ -255,6 +294,15 @@ const FAULTS: &[Fault] = &[
     }),
 ];
 
+fn parent(host: &Host) {
+    host.exec("ip link add eth7 type veth peer name other");
+    host.exec("ip link set eth7 up");
+}
+
+fn on_parent() -> Value {
+    json!({"master": "eth7", "ipam": fixed(&["10.1.0.2/24"])})
+}
+
 const LEASES: &str = "/var/lib/cni/networks/net";
 
 /// Rows whose fault a kernel has or has not, and the one of all plugins.
@@ -394,7 +442,15 @@ fn a_kernel_without_the_module(host: &Host) {
         if feature.present() {
             host.plugin(plugin).status(&conf).expect_ok();
         } else {
-            expect_row(MODULE.0, MODULE.1, &asked(host, &host.plugin(plugin), &conf));
+            let told = asked(host, &host.plugin(plugin), &conf);
+            expect_row(MODULE.0, MODULE.1, &told);
+            if ["vrf", "bandwidth"].contains(&plugin) {
+                continue;
+            }
+            let said = told.document()["msg"].as_str().expect("a text").to_owned();
+            let module = said.split_once(": the").expect("a cause").1;
+            let pod = host.container(&format!("{plugin}-pod"));
+            host.plugin(plugin).add(&pod, "eth0", &conf).expect_error(999, module);
         }
     }
 }

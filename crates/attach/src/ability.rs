@@ -9,20 +9,34 @@ use linux::{Socket, capability, link};
 const PRIVILEGE: &str = "the plugin needs CAP_NET_ADMIN";
 
 /// The network of the host and its links can be changed, and links of `kind`
-/// made, which the kernel has in `module`; that is loaded if it is there.
+/// made, whose module is loaded if it is there.
 ///
 /// # Errors
 /// Code 50: not permitted, or there is no such module.
-pub fn links(host: &Socket, kind: &str, module: &str) -> Result<()> {
-    judge(link::knows(host, kind), kind, module)
+pub fn links(host: &Socket, kind: &str) -> Result<()> {
+    judge(link::knows(host, kind), kind)
 }
 
-fn judge(known: linux::Result<bool>, kind: &str, module: &str) -> Result<()> {
+fn judge(known: linux::Result<bool>, kind: &str) -> Result<()> {
     match known.map_err(|e| unavailable(e.hint(PRIVILEGE)))? {
         true => Ok(()),
-        false => Err(Error::not_available(format!(
-            "make a link of kind {kind}: the kernel lacks the module {module}"
-        ))),
+        false => {
+            Err(Error::not_available(format!("make a link of kind {kind}: {}", lacking(kind))))
+        }
+    }
+}
+
+/// Which module the kernel has links of `kind` in.
+fn lacking(kind: &str) -> String {
+    format!("the kernel lacks the module {}", if kind == "vlan" { "8021q" } else { kind })
+}
+
+/// The kernel's refusal of a link of `kind`, which names the module where that is
+/// what it lacks.
+pub fn explain(error: linux::Error, socket: &Socket, kind: &str) -> linux::Error {
+    match error.is_unsupported() && matches!(link::knows(socket, kind), Ok(false)) {
+        true => error.hint(lacking(kind)),
+        false => error,
     }
 }
 
@@ -32,12 +46,12 @@ fn judge(known: linux::Result<bool>, kind: &str, module: &str) -> Result<()> {
 ///
 /// # Errors
 /// Code 50: the process has no privilege at all, or there is no such module.
-pub fn links_in_containers(kind: &str, module: &str) -> Result<()> {
+pub fn links_in_containers(kind: &str) -> Result<()> {
     network_admin()?;
     let host = Socket::route().map_err(unavailable)?;
     match link::knows(&host, kind) {
         Err(e) if e.is_permission() => Ok(()),
-        known => judge(known, kind, module),
+        known => judge(known, kind),
     }
 }
 

@@ -5,9 +5,9 @@
 use crate::sandbox::Sandbox;
 use crate::{ability, kernel};
 use cni::{Code, Error, Result};
-use linux::link::{self, Link};
+use linux::link::{self, Link, LinkInfo, MacvlanMode};
 use linux::route::{self, Filter, Route, RouteKind};
-use linux::{Family, Socket, netns};
+use linux::{ErrorKind, Family, Socket, netns};
 
 /// Where a configuration means its parent to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,15 +35,14 @@ impl Place {
         }
     }
 
-    /// STATUS: links of `kind`, which the kernel has in `module`, can be made with
-    /// a parent there.
+    /// STATUS: links of `kind` can be made with a parent there.
     ///
     /// # Errors
     /// Those of [`ability::links`].
-    pub fn status(self, kind: &str, module: &str) -> Result<()> {
+    pub fn status(self, kind: &str) -> Result<()> {
         match self {
-            Place::Host => ability::links(&Socket::route().map_err(kernel)?, kind, module),
-            Place::Container => ability::links_in_containers(kind, module),
+            Place::Host => ability::links(&Socket::route().map_err(kernel)?, kind),
+            Place::Container => ability::links_in_containers(kind),
         }
     }
 
@@ -51,6 +50,86 @@ impl Place {
         match self {
             Place::Host => "on the host",
             Place::Container => "in the container (linkInContainer)",
+        }
+    }
+}
+
+/// What is to stand on a parent, which decides what else may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Child {
+    /// A VLAN: beside anything.
+    Vlan,
+    /// An ipvlan: beside its like.
+    Ipvlan,
+    /// A macvlan: beside its like, but for one in mode passthru.
+    Macvlan,
+    /// A macvlan in mode passthru: alone.
+    Passthru,
+}
+
+impl Child {
+    fn kind(self) -> &'static str {
+        match self {
+            Child::Vlan => "vlan",
+            Child::Ipvlan => "ipvlan",
+            Child::Macvlan | Child::Passthru => "macvlan",
+        }
+    }
+
+    /// What stands in its way on `parent`, as far as can be seen from there: who
+    /// stands on the parent with a link in a container cannot.
+    fn obstacle(self, socket: &Socket, parent: &Link) -> Result<Option<String>> {
+        if self == Child::Vlan {
+            return Ok(None);
+        }
+        if parent.mac.is_none() {
+            return Ok(Some("it is no Ethernet link".to_owned()));
+        }
+        let links = link::list(socket).map_err(kernel)?;
+        let master = links.iter().find(|link| Some(link.index) == parent.master);
+        // A VRF takes no frames.
+        if let Some(master) = master.filter(|master| !master.is_kind("vrf")) {
+            return Ok(Some(format!("it is a port of {}", master.name)));
+        }
+        let is_on_it =
+            |link: &&Link| link.link == Some(parent.index) && link.link_netns_id.is_none();
+        Ok(links.iter().filter(is_on_it).find_map(|link| self.rival(link)))
+    }
+
+    /// Why it cannot be beside `other`.
+    fn rival(self, other: &Link) -> Option<String> {
+        let name = &other.name;
+        match other.kind.as_deref()? {
+            "macvlan" | "macvtap" if self == Child::Ipvlan => {
+                Some(format!("{name} on it is a macvlan, which ipvlans cannot be beside"))
+            }
+            "ipvlan" | "ipvtap" if self != Child::Ipvlan => {
+                Some(format!("{name} on it is an ipvlan, which macvlans cannot be beside"))
+            }
+            "macvlan" | "macvtap" if self == Child::Passthru => Some(format!(
+                "{name} on it is a macvlan as well, and passthru takes the whole parent"
+            )),
+            _ if other.info == (LinkInfo::Macvlan { mode: Some(MacvlanMode::Passthru) }) => {
+                Some(format!("{name} on it is a macvlan in mode passthru, which takes it whole"))
+            }
+            _ => None,
+        }
+    }
+
+    /// The same where nothing is to be seen, by the kernel's refusal.
+    fn likely_obstacle(self, error: &linux::Error) -> Option<&'static str> {
+        let is_invalid = error.kind() == ErrorKind::Invalid && error.kernel_message().is_none();
+        match self {
+            Child::Macvlan | Child::Ipvlan | Child::Passthru if error.is_busy() => {
+                Some("it is in use as a port, or by links of another kind in a container")
+            }
+            Child::Macvlan if is_invalid => {
+                Some("a container has a macvlan in mode passthru on it, which takes it whole")
+            }
+            Child::Passthru if is_invalid => {
+                Some("a container has a macvlan on it as well, and passthru takes the whole parent")
+            }
+            _ => None,
         }
     }
 }
@@ -134,37 +213,41 @@ impl Parent {
 
     /// The kernel's refusal of a link on this parent, with what the reader can
     /// do about it.
-    pub fn refused(&self, error: linux::Error, sandbox: &Sandbox) -> Error {
+    pub fn refused(&self, error: linux::Error, sandbox: &Sandbox, child: Child) -> Error {
         let error = error.context(format_args!("in {}", sandbox.request.sandbox()));
-        let parent = &self.link.name;
-        kernel(if error.is_busy() {
-            error.hint(format!(
-                "{parent} is in use as a port of a bridge or bond, by links of another kind, or by one in passthru mode"
-            ))
-        } else if error.is_unsupported() {
-            error.hint("the kernel lacks the module")
-        } else {
-            error
+        let Ok(socket) = self.place.socket(sandbox) else { return kernel(error) };
+        let seen = child.obstacle(socket, &self.link).ok().flatten();
+        let why = seen.or_else(|| child.likely_obstacle(&error).map(str::to_owned));
+        kernel(match why {
+            Some(why) => error.hint(unusable(&self.link, &why)),
+            None => ability::explain(error, socket, child.kind()),
         })
     }
 }
 
-/// STATUS: the parent called `name` is on the host, up, and lets through packets
-/// of `mtu`; without a name, that of the default route.
+/// STATUS: the parent called `name` is on the host, up, bears a `child`, and lets
+/// through packets of `mtu`; without a name, that of the default route.
 ///
 /// # Errors
 /// Code 50, saying what is not so; code 7 for the MTU.
-pub fn status(name: &str, mtu: Option<u32>) -> Result<()> {
+pub fn status(name: &str, mtu: Option<u32>, child: Child) -> Result<()> {
     let host = Socket::route().map_err(kernel)?;
     let link = look_up(&host, name, Place::Host).map_err(|e| e.with_code(Code::NOT_AVAILABLE))?;
-    match link.is_up() {
-        true => Parent { link, place: Place::Host }.check_mtu(mtu),
-        false => Err(Error::not_available(down(&link))),
+    if !link.is_up() {
+        return Err(Error::not_available(down(&link)));
+    }
+    match child.obstacle(&host, &link)? {
+        None => Parent { link, place: Place::Host }.check_mtu(mtu),
+        Some(why) => Err(Error::not_available(unusable(&link, &why))),
     }
 }
 
 fn down(link: &Link) -> String {
     format!("use parent link {0}: it is down: ip link set {0} up", link.name)
+}
+
+fn unusable(link: &Link, why: &str) -> String {
+    format!("use parent link {}: {why}: name another as master", link.name)
 }
 
 fn look_up(socket: &Socket, name: &str, place: Place) -> Result<Link> {

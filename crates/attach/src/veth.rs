@@ -152,7 +152,7 @@ const REROUTED: &str = "without it a container could reroute the host's IPv6 tra
 /// # Errors
 /// Code 50, saying what cannot be done.
 pub fn status(host: &linux::Socket) -> Result<()> {
-    ability::links(host, "veth", "veth")?;
+    ability::links(host, "veth")?;
     router_advertisements_status("default")
 }
 

@@ -107,7 +107,7 @@ pub enum LinkInfo {
         /// Whether the spanning tree protocol runs.
         stp: bool,
     },
-    /// A macvlan.
+    /// A macvlan, or a macvtap.
     Macvlan {
         /// How it shares its lower device; `None` if unknown to this crate.
         mode: Option<MacvlanMode>,
@@ -289,7 +289,7 @@ impl LinkInfo {
                 default_pvid: u16_of(IFLA_BR_VLAN_DEFAULT_PVID).unwrap_or_default(),
                 stp: u32_of(IFLA_BR_STP_STATE).is_some_and(|state| state != 0),
             },
-            "macvlan" => LinkInfo::Macvlan {
+            "macvlan" | "macvtap" => LinkInfo::Macvlan {
                 mode: u32_of(IFLA_MACVLAN_MODE).and_then(MacvlanMode::from_raw),
             },
             "ipvlan" => {

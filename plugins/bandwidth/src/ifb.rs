@@ -6,7 +6,7 @@ use crate::place::Place;
 use crate::redirect;
 use attach::chained::{Owner, key_of};
 use attach::identity::digest;
-use attach::kernel;
+use attach::{ability, kernel};
 use cni::{AttachmentId, Attachments, Error, Network, NetworkName, Request, Result, Success};
 use linux::Socket;
 use linux::link::{self, Change, IfbSpec, Link, Mac};
@@ -92,10 +92,7 @@ pub(crate) fn create(
     // GC knows it by its alias. It is no place to talk to: with a link-local address,
     // its deletion waits once more where IPv6 is forwarded.
     let spec = IfbSpec { alias: Some(owner.comment()), no_link_local: true, ..spec };
-    let ifb = spec.create(socket).map_err(|e| match e.is_unsupported() {
-        true => kernel(e.hint("the kernel lacks links of kind ifb (CONFIG_IFB)")),
-        false => kernel(e),
-    })?;
+    let ifb = spec.create(socket).map_err(|e| kernel(ability::explain(e, socket, KIND)))?;
     // The bucket before it is up: then the kernel need not wait for packets that
     // are on their way.
     let steps =

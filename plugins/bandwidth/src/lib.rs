@@ -90,7 +90,7 @@ impl Plugin for Bandwidth {
                 "shape traffic: the kernel lacks tbf (CONFIG_NET_SCH_TBF)",
             ));
         }
-        ability::links(&host, ifb::KIND, "ifb")
+        ability::links(&host, ifb::KIND)
     }
 }
 

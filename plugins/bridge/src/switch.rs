@@ -166,7 +166,7 @@ pub(crate) fn verify(host: &Socket, plan: &Plan, promised: &Success) -> Result<L
 /// be able to tell them apart.
 pub(crate) fn status(host: &Socket, plan: &Plan) -> Result<()> {
     let name = plan.bridge.as_str();
-    ability::links(host, "bridge", "bridge")?;
+    ability::links(host, "bridge")?;
     let filters = match link::find(host, name).map_err(kernel)? {
         Some(link) if !link.is_kind("bridge") => {
             return Err(not_a_bridge(&link).with_code(Code::NOT_AVAILABLE));

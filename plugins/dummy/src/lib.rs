@@ -107,7 +107,7 @@ impl Plugin for Dummy {
 
     fn status(&self, network: &Network) -> Result<()> {
         let plan = Plan::new(network)?;
-        ability::links_in_containers(KIND, "dummy")?;
+        ability::links_in_containers(KIND)?;
         plan.ipam.status(network)
     }
 }
@@ -143,8 +143,7 @@ fn create<'r>(sandbox: &Sandbox<'r>, undo: &mut Undo<'r, Sandbox<'r>>) -> Result
     };
     contained::create(sandbox, undo, KIND, Place::Container, make, |error| {
         let error = error.context(format_args!("in {}", sandbox.request.sandbox()));
-        let is_missing = error.is_unsupported();
-        kernel(if is_missing { error.hint("the kernel lacks the module") } else { error })
+        kernel(ability::explain(error, sandbox.host(), KIND))
     })
 }
 

@@ -63,10 +63,7 @@ impl Plugin for HostDevice {
         let plan = Plan::new(request)?;
         let mut sandbox = Sandbox::open(request)?;
         match find_or_reclaim(&sandbox, &plan.selection)? {
-            Found::Link { link, .. } if link.is_loopback() => Err(Error::internal(format!(
-                "find host device: {} is the loopback device, which cannot leave the host",
-                link.name
-            ))),
+            Found::Link { link, .. } if link.is_loopback() => Err(loopback(&link)),
             Found::Link { link, hardware, pci_bus_id } => {
                 let device = Device::of(&link, hardware);
                 undo::scope(&mut sandbox, |sandbox, undo| {
@@ -128,6 +125,13 @@ impl Plugin for HostDevice {
         Records::verify_writable(Path::new(record::DIRECTORY)).map_err(unavailable)?;
         ipam::status(network)
     }
+}
+
+fn loopback(link: &Link) -> Error {
+    Error::internal(format!(
+        "find host device: {} is the loopback device, which cannot leave the host",
+        link.name
+    ))
 }
 
 /// The device on the host. Where a container has it, that is an error that
@@ -494,10 +498,14 @@ fn sweep(network: &Network, valid: &Attachments) -> Result<()> {
     Error::join(errors)
 }
 
-/// STATUS: the device is on the host, or a container has it.
+/// STATUS: the device is on the host and can leave it, or a container has it.
 fn present_or_lent(selection: &Selection) -> Result<()> {
     let host = Socket::route().map_err(kernel)?;
-    let Found::Missing(missing) = find::find(&host, selection)? else { return Ok(()) };
+    let missing = match find::find(&host, selection)? {
+        Found::Missing(missing) => missing,
+        Found::Link { link, .. } if link.is_loopback() => return Err(loopback(&link)),
+        _ => return Ok(()),
+    };
     let mut lost = missing.error();
     for record in find::records_of(&record::all()?, selection, &missing) {
         let Some(device) = &record.device else { continue };

@@ -22,7 +22,7 @@ mod conf;
 
 use attach::contained::{self, Birth};
 use attach::ipam;
-use attach::parent::{self, Parent, Place};
+use attach::parent::{self, Child, Parent, Place};
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
 use attach::{lock, neighbours, shim, verify};
@@ -96,9 +96,9 @@ impl Plugin for Ipvlan {
         // One in a container is not there yet, and without a name it may come
         // from the plugin before.
         if plan.place == Place::Host && !plan.parent.is_empty() {
-            parent::status(&plan.parent, plan.mtu)?;
+            parent::status(&plan.parent, plan.mtu, Child::Ipvlan)?;
         }
-        plan.place.status(KIND, "ipvlan")?;
+        plan.place.status(KIND)?;
         plan.shim.as_ref().map_or(Ok(()), |_| lock::verify_host())?;
         ipam::status(network)
     }
@@ -149,7 +149,7 @@ fn create<'r>(
         IpvlanSpec { name, parent: parent.link.index, mode, mtu, namespace }.create(socket)
     };
     contained::create(sandbox, undo, KIND, parent.place, make, |error| {
-        parent.refused(error, sandbox)
+        parent.refused(error, sandbox, Child::Ipvlan)
     })
 }
 

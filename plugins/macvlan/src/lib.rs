@@ -22,13 +22,12 @@ mod conf;
 
 use attach::contained::{self, Birth};
 use attach::ipam;
-use attach::parent::{self, Parent, Place};
+use attach::parent::{self, Child, Parent, Place};
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
 use attach::{kernel, lock, neighbours, shim, verify};
 use cni::{Error, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
-use linux::ErrorKind;
 use linux::link::{self, Link, LinkInfo, Mac, MacvlanMode, MacvlanSpec};
 
 /// The plugin.
@@ -91,9 +90,9 @@ impl Plugin for Macvlan {
         let plan = Plan::new(network, "")?;
         // No container, no parent in it.
         if plan.place == Place::Host {
-            parent::status(&plan.parent, plan.mtu)?;
+            parent::status(&plan.parent, plan.mtu, child(plan.mode))?;
         }
-        plan.place.status(KIND, "macvlan")?;
+        plan.place.status(KIND)?;
         plan.shim.as_ref().map_or(Ok(()), |_| lock::verify_host())?;
         ipam::status(network)
     }
@@ -155,12 +154,13 @@ fn create<'r>(
         spec.create(socket)
     };
     contained::create(sandbox, undo, KIND, parent.place, make, |error| {
-        if is_passthru && error.kind() == ErrorKind::Invalid {
-            let hint = "passthru takes the whole parent, and it has other macvlans";
-            return kernel(error.hint(hint));
-        }
-        parent.refused(error, sandbox)
+        parent.refused(error, sandbox, child(plan.mode))
     })
+}
+
+/// What it is to its parent.
+fn child(mode: MacvlanMode) -> Child {
+    if mode == MacvlanMode::Passthru { Child::Passthru } else { Child::Macvlan }
 }
 
 /// Passthru: an address that is asked for becomes the parent's as well, until

@@ -16,7 +16,7 @@ mod conf;
 mod holder;
 
 use attach::contained::{self, Birth};
-use attach::parent::{self, Parent, Place};
+use attach::parent::{self, Child, Parent, Place};
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
 use attach::{kernel, neighbours, verify};
@@ -79,9 +79,9 @@ impl Plugin for Vlan {
         let plan = Plan::new(network)?;
         // No container, no parent in it.
         if plan.place == Place::Host {
-            parent::status(&plan.parent, plan.mtu)?;
+            parent::status(&plan.parent, plan.mtu, Child::Vlan)?;
         }
-        plan.place.status(KIND, "8021q")?;
+        plan.place.status(KIND)?;
         plan.ipam.status(network)
     }
 }
@@ -126,7 +126,7 @@ fn create<'r>(
     contained::create(sandbox, undo, KIND, parent.place, make, |error| {
         // The name is free.
         if !error.is_exists() {
-            return parent.refused(error, sandbox);
+            return parent.refused(error, sandbox, Child::Vlan);
         }
         let holder = holder::find(sandbox, parent, plan.id)
             .unwrap_or_else(|| "a link in another network namespace".to_owned());

@@ -119,7 +119,7 @@ impl Plugin for Vrf {
 
     fn status(&self, network: &Network) -> Result<()> {
         Plan::new(network)?;
-        ability::links_in_containers("vrf", "vrf")?;
+        ability::links_in_containers("vrf")?;
         lock::verify_containers()
     }
 }
