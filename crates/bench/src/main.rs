@@ -164,7 +164,7 @@ fn run(options: &Options) -> Outcome<ExitCode> {
     if options.help {
         return print(HELP);
     }
-    let scenarios = options.scenarios()?;
+    let mut scenarios = options.scenarios()?;
     if options.list {
         let rows = scenarios
             .iter()
@@ -186,7 +186,16 @@ fn run(options: &Options) -> Outcome<ExitCode> {
     let data = Data::create(&absolute(&options.data)?)?;
 
     host::hide_the_machine()?;
-    let conditions = conditions(options, &ours, &peer, &data.0)?;
+    let mut conditions = conditions(options, &ours, &peer, &data.0)?;
+    for scenario in &mut scenarios {
+        if let Some(plugin) = scenario.peer_may_lack
+            && !peer.join(plugin).exists()
+        {
+            scenario.only_ours = true;
+            let name = scenario.name();
+            conditions.push(format!("{name}: not beside the peer, which has no {plugin}"));
+        }
+    }
     let mut bench = Bench::new(
         Contender::new(Who::Ours, &ours, &data.0)?,
         Contender::new(Who::Peer, &peer, &data.0)?,

@@ -109,6 +109,9 @@ pub(crate) struct Scenario {
     pub(crate) group: &'static str,
     /// For verbs that the peer does not have.
     pub(crate) only_ours: bool,
+    /// A plugin that not every peer has; without it this is as [`Scenario::only_ours`],
+    /// and what is needed beside the peer is not measured.
+    pub(crate) peer_may_lack: Option<&'static str>,
     /// Programs of iptables are executed, which are larger than any plugin.
     pub(crate) by_iptables: bool,
 }
@@ -131,6 +134,7 @@ impl Scenario {
             link: None,
             group: "",
             only_ours: false,
+            peer_may_lack: None,
             by_iptables: false,
         }
     }
@@ -170,6 +174,11 @@ impl Scenario {
 
     pub(crate) fn only_ours(mut self) -> Scenario {
         self.only_ours = true;
+        self
+    }
+
+    pub(crate) fn peer_may_lack(mut self, plugin: &'static str) -> Scenario {
+        self.peer_may_lack = Some(plugin);
         self
     }
 

@@ -4,7 +4,7 @@ use super::{ipam, plugin};
 use crate::Outcome;
 use crate::contender::Contender;
 use crate::host::run;
-use crate::scenario::Need::{AtMost, Faster, LinkDeletion};
+use crate::scenario::Need::{AtMost, Faster, Growth, LinkDeletion};
 use crate::scenario::Verb::{Add, Check, Del};
 use crate::scenario::{Link, Plugin, Scenario};
 use serde_json::json;
@@ -38,13 +38,25 @@ pub(super) fn all() -> Vec<Scenario> {
         .verb(Add, &[Faster(8.0)])
         .verb(Check, &[])
         .verb(Del, &[one_deletion]),
-        // The peer's release has no tap.
-        Scenario::new("tap + host-local", "dual stack, no carrier", |contender| {
-            let conf = json!({"ipam": ipam(contender, &["10.85.0.0/16", "fd00:10:85::/64"])});
-            vec![plugin("tap", conf)]
+        // Debian's release has no tap. A device without carrier has nobody to ask
+        // whether an address is free, and so must not be the slower for it.
+        Scenario::new("tap + host-local", "IPv4, no carrier", |contender| {
+            tap(contender, &["10.86.0.0/16"])
         })
-        .only_ours()
+        .group("tap")
+        .peer_may_lack("tap")
         .verb(Add, &[])
+        .verb(Check, &[])
+        .verb(Del, &[one_deletion]),
+        Scenario::new("tap + host-local", "dual stack, no carrier", |contender| {
+            tap(contender, &["10.85.0.0/16", "fd00:10:85::/64"])
+        })
+        .group("tap")
+        .peer_may_lack("tap")
+        .verb(
+            Add,
+            &[Faster(50.0), Growth { than: "tap + host-local, IPv4, no carrier", times: 3.0 }],
+        )
         .verb(Check, &[])
         .verb(Del, &[one_deletion]),
     ]
@@ -54,6 +66,11 @@ fn ptp(contender: &Contender, subnets: &[&str]) -> Vec<Plugin> {
     let mut ipam = ipam(contender, subnets);
     ipam["routes"] = json!([{"dst": "0.0.0.0/0"}]);
     vec![plugin("ptp", json!({"ipam": ipam}))]
+}
+
+/// The first address of each subnet is the gateway.
+fn tap(contender: &Contender, subnets: &[&str]) -> Vec<Plugin> {
+    vec![plugin("tap", json!({"ipam": ipam(contender, subnets)}))]
 }
 
 fn macvlan(contender: &Contender, subnets: &[&str]) -> Vec<Plugin> {
