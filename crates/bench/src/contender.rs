@@ -42,6 +42,8 @@ impl Who {
 pub(crate) struct Contender {
     pub(crate) who: Who,
     pub(crate) plugins: PathBuf,
+    /// Has what only our plugins know: either, where two builds of them are compared.
+    pub(crate) is_ours: bool,
     /// A folder for leases, on the file system that was asked for.
     pub(crate) data: PathBuf,
 }
@@ -50,7 +52,7 @@ impl Contender {
     pub(crate) fn new(who: Who, plugins: &Path, data: &Path) -> Outcome<Contender> {
         let data = data.join(who.name());
         make_folder(&data)?;
-        Ok(Contender { who, plugins: plugins.to_owned(), data })
+        Ok(Contender { who, plugins: plugins.to_owned(), is_ours: who == Who::Ours, data })
     }
 }
 

@@ -196,11 +196,10 @@ fn run(options: &Options) -> Outcome<ExitCode> {
             conditions.push(format!("{name}: not beside the peer, which has no {plugin}"));
         }
     }
-    let mut bench = Bench::new(
-        Contender::new(Who::Ours, &ours, &data.0)?,
-        Contender::new(Who::Peer, &peer, &data.0)?,
-        options.rounds,
-    )?;
+    let ours_here = Contender::new(Who::Ours, &ours, &data.0)?;
+    let mut peer_here = Contender::new(Who::Peer, &peer, &data.0)?;
+    peer_here.is_ours = options.within.is_some();
+    let mut bench = Bench::new(ours_here, peer_here, options.rounds)?;
     let mut results = Vec::new();
     for group in
         scenarios.chunk_by(|left, right| !left.group.is_empty() && left.group == right.group)

@@ -4,7 +4,7 @@
 
 use super::{bridge, ipam, plugin};
 use crate::Outcome;
-use crate::contender::{Contender, Who};
+use crate::contender::Contender;
 use crate::scenario::Need::{AtMost, Faster, LinkDeletion, NoDuplicate, NothingLeft, Within};
 use crate::scenario::Verb::{Add, Check, Del};
 use crate::scenario::{Link, Plugin, Scenario};
@@ -114,7 +114,7 @@ fn subnet_file(_: &Contender) -> Outcome<()> {
 /// bridge, host-local, portmap with two ports, firewall, bandwidth, tuning. The
 /// peer has iptables only.
 fn whole(contender: &Contender, backend: &str, subnet: &str) -> Vec<Plugin> {
-    let backend = if contender.who == Who::Peer { "iptables" } else { backend };
+    let backend = if contender.is_ours { backend } else { "iptables" };
     let mut first = bridge(contender, &[subnet]).remove(0);
     first.conf["bridge"] = json!(format!("chain-{}", &subnet[3..5]));
     let ports = json!([

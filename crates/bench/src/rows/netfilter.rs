@@ -4,7 +4,7 @@
 
 use super::{ipam, plugin};
 use crate::Outcome;
-use crate::contender::{Container, Contender, Under, Who, call};
+use crate::contender::{Container, Contender, Under, call};
 use crate::host::Netns;
 use crate::scenario::Need::{AtMost, Faster, Growth, Within};
 use crate::scenario::Verb::{Add, Check, Del};
@@ -120,6 +120,6 @@ fn ten_thousand_mappings(contender: &Contender) -> Outcome<()> {
 }
 
 fn firewall(contender: &Contender, backend: &str) -> Vec<Plugin> {
-    let backend = if contender.who == Who::Peer { "iptables" } else { backend };
+    let backend = if contender.is_ours { backend } else { "iptables" };
     vec![plugin("firewall", json!({"backend": backend, "prevResult": previous(5)}))]
 }
