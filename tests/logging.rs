@@ -15,6 +15,7 @@ pub(crate) fn list() -> Vec<Case> {
     let list = cases! {
         [Bridge] each_verb_is_a_line,
         [Bridge] delegates_are_told_of_to_who_debugs,
+        [Bridge] a_gc_tells_what_it_removed,
         [] only_errors_when_only_errors_are_wanted,
         [] what_is_secret_is_not_written,
         [] a_log_that_cannot_be_written_stops_nothing,
@@ -105,6 +106,27 @@ fn each_verb_is_a_line(host: &Host) {
     assert_eq!((&record()["verb"], &failed["pid"].is_u64()), (&json!("NONSENSE"), &true));
 }
 
+fn a_gc_tells_what_it_removed(host: &Host) {
+    let conf = bridge(host, json!({"ipam": leased(&["10.1.0.0/24"])}));
+    let plugin = host.plugin("bridge").env("CNI_LOG", LOG);
+    let mut ends = Vec::new();
+    for name in ["one", "two", "three"] {
+        let result = plugin.add(&host.container(name), "eth0", &conf).expect_result();
+        let end = result["interfaces"][1]["name"].as_str().expect("a name");
+        ends.push(end.to_owned());
+        assert_eq!(record()["removed"], Value::Null);
+    }
+    let kept = json!([{"containerID": "ctr-two", "ifname": "eth0"}]);
+    plugin.gc(&with(&conf, json!({"cni.dev/valid-attachments": kept}))).expect_ok();
+    let record = record();
+    let removed = record["removed"].as_str().expect("a text");
+    let mut removed: Vec<_> = removed.split(' ').collect();
+    removed.sort_unstable();
+    let mut expected = vec!["10.1.0.2", "10.1.0.4", &ends[0], &ends[2]];
+    expected.sort_unstable();
+    assert_eq!(removed, expected);
+}
+
 fn delegates_are_told_of_to_who_debugs(host: &Host) {
     let container = host.container("one");
     let conf = bridge(host, json!({"ipam": leased(&["10.1.0.0/24"])}));
@@ -127,6 +149,7 @@ fn delegates_are_told_of_to_who_debugs(host: &Host) {
     let list = records(LOG);
     let last = list.last().expect("records");
     assert_eq!((&last["verb"], &last["plugin"]), (&json!("DEL"), &json!("bridge")));
+    assert_eq!(last["removed"], "10.1.0.2");
     plugin.version().expect_result();
     assert_eq!(record()["level"], "debug");
 }

@@ -306,13 +306,15 @@ fn is_of_another(sandbox: &Sandbox, link: &Link) -> Result<bool> {
 /// # Errors
 /// The kernel's, all of them; it goes on after each.
 pub fn sweep(host: &linux::Socket, network: &Network, valid: &Attachments) -> Result<()> {
-    let stale = stale(host, network, valid)?;
-    Error::join(
-        stale
-            .into_iter()
-            .filter_map(|(_, link)| gone_is_fine(link::delete(host, link.index)).err())
-            .collect(),
-    )
+    let (mut removed, mut errors) = (Vec::new(), Vec::new());
+    for (_, link) in stale(host, network, valid)? {
+        match gone_is_fine(link::delete(host, link.index)) {
+            Ok(()) => removed.push(link.name),
+            Err(e) => errors.push(e),
+        }
+    }
+    network.removed(&removed);
+    Error::join(errors)
 }
 
 /// The host ends of attachments of `network` that are not in `valid`, as their

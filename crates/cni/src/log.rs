@@ -10,12 +10,13 @@
 use crate::dispatch::Verb;
 use crate::{Error, Result, Success};
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Where systemd-journald takes records (systemd.io/JOURNAL_NATIVE_PROTOCOL).
@@ -41,6 +42,7 @@ pub(crate) struct Log {
     trace: Option<Trace>,
     network: OnceLock<String>,
     result: OnceLock<String>,
+    removed: Mutex<String>,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,7 @@ impl Log {
             trace: Trace::parse(&text("TRACEPARENT")),
             network: OnceLock::new(),
             result: OnceLock::new(),
+            removed: Mutex::default(),
         }
     }
 
@@ -106,6 +109,18 @@ impl Log {
     /// ADD turned out to give this.
     pub(crate) fn result(&self, success: &Success) {
         let _ = self.result.set(addresses(success));
+    }
+
+    /// DEL or GC turned out to remove these.
+    pub(crate) fn removed(&self, things: &[impl fmt::Display]) {
+        let mut all = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        for thing in things {
+            if all.len() > TEXT_LIMIT {
+                return;
+            }
+            let space = if all.is_empty() { "" } else { " " };
+            all.push_str(&format!("{space}{thing}"));
+        }
     }
 
     /// Writes the record of the verb.
@@ -172,6 +187,7 @@ impl Log {
     /// these in capitals.
     fn fields(&self, done: &Done, each: &mut dyn FnMut(&str, &str)) {
         let network = self.network.get().map_or("", String::as_str);
+        let removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, text) in [
             ("verb", done.verb),
             ("plugin", done.plugin),
@@ -181,6 +197,7 @@ impl Log {
             ("ifname", &self.ifname),
             ("netns", &self.netns),
             ("result", done.result),
+            ("removed", &removed),
             ("error", &done.error),
             ("trace_id", self.trace.as_ref().map_or("", |trace| &trace.id)),
             ("span_id", self.trace.as_ref().map_or("", |trace| &trace.span)),

@@ -175,6 +175,13 @@ impl Network {
         self.log
     }
 
+    /// For the log: a DEL or a GC has removed these.
+    pub fn removed(&self, things: &[impl fmt::Display]) {
+        if let Some(log) = self.log {
+            log.removed(things);
+        }
+    }
+
     /// The same request environment with another configuration document, for
     /// plugins that write the configuration of their delegate themselves.
     ///

@@ -60,6 +60,8 @@ pub(crate) struct Ledger {
     touched: bool,
     /// None without `releaseCooldown`: then nothing is recorded.
     resting: Option<Resting>,
+    /// The addresses whose leases this verb has removed.
+    freed: Vec<IpAddr>,
 }
 
 /// Where knowledge of the leases comes from.
@@ -125,6 +127,7 @@ impl Ledger {
             stamp: modified,
             touched: false,
             resting,
+            freed: Vec::new(),
         })
     }
 
@@ -363,6 +366,11 @@ impl Ledger {
         errors
     }
 
+    /// The addresses that are free by now because of this verb.
+    pub(crate) fn freed(&self) -> &[IpAddr] {
+        &self.freed
+    }
+
     /// Removes leases, which stand under one of the two keys.
     fn remove(&mut self, leases: &[(IpAddr, [u64; 2])]) -> Vec<Error> {
         let mut errors = Vec::new();
@@ -370,7 +378,10 @@ impl Ledger {
         for (ip, keys) in leases {
             self.touched = true;
             match self.leases.remove(*ip) {
-                Ok(()) => removed.push((number(*ip), *keys)),
+                Ok(()) => {
+                    removed.push((number(*ip), *keys));
+                    self.freed.push(*ip);
+                }
                 Err(e) => errors.push(e),
             }
         }

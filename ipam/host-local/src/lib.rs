@@ -70,6 +70,7 @@ impl Plugin for HostLocal {
         let place = Place::for_teardown(&request.network)?;
         let Some(mut ledger) = Ledger::open(&place).map_err(io)? else { return Ok(()) };
         let released = allocate::remove(&mut ledger, request);
+        request.network.removed(ledger.freed());
         ledger.finish();
         released
     }
@@ -86,6 +87,7 @@ impl Plugin for HostLocal {
             Holder::Container(id) => valid.has_container(id),
             Holder::Nobody | Holder::Unknown(_) => false,
         });
+        network.removed(ledger.freed());
         ledger.finish();
         Error::join(swept.map_err(io)?.into_iter().map(io).collect())
     }
