@@ -65,9 +65,8 @@ fn set_sysctls(host: &Host) {
     for (name, value) in [
         ("ipv4/conf/ens5/arp_ignore", "2"),
         ("ipv4/conf/ens5/rp_filter", "2"),
-        ("ipv4/neigh/ens5/app_solicit", "3"),
         ("ipv6/conf/ens5/accept_ra", "0"),
-        ("ipv6/neigh/ens5/gc_stale_time", "77"),
+        ("ipv6/conf/ens5/dad_transmits", "3"),
     ] {
         host.set_sysctl(&format!("net/{name}"), value);
     }

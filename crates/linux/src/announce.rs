@@ -20,12 +20,11 @@ use nix::sys::socket::{
 };
 
 use crate::error::{Error, Result};
-use crate::link::{Change, Mac};
-use crate::netlink::{Message, Socket};
-use crate::uapi::{IFINFOMSG_LEN, IFLA_AF_SPEC, IPV4_DEVCONF_ARP_NOTIFY, RTM_SETLINK};
+use crate::link::{Change, Mac, ipv4_message};
+use crate::netlink::Socket;
 
-/// `IFLA_INET_CONF`, include/uapi/linux/ip.h.
-const IFLA_INET_CONF: u16 = 1;
+/// include/uapi/linux/ip.h
+const IPV4_DEVCONF_ARP_NOTIFY: usize = 22;
 
 /// Advertisement (24 bytes) and the option with the Ethernet address (8).
 const ADVERTISEMENT_LEN: usize = 32;
@@ -73,23 +72,11 @@ pub fn send(
     // (NETDEV_CHANGEADDR), and IPv4 then sends the ARP requests
     // (`inetdev_event`, net/ipv4/devinet.c at v6.18).
     socket
-        .batch([arp_notify_message(index), Change::new(index).mac(mac).message()])
+        .batch([
+            ipv4_message(index, &[(IPV4_DEVCONF_ARP_NOTIFY, 1)]),
+            Change::new(index).mac(mac).message(),
+        ])
         .map_err(|error| error.context(format_args!("announce on link with index {index}")))
-}
-
-/// Like `sysctl net.ipv4.conf.L.arp_notify=1`.
-fn arp_notify_message(index: u32) -> Message {
-    let mut header = [0; IFINFOMSG_LEN];
-    header[4..8].copy_from_slice(&index.to_ne_bytes());
-    let mut message = Message::new(RTM_SETLINK, 0, format!("set arp_notify of link {index}"));
-    message.put(&header).nest(IFLA_AF_SPEC, |spec| {
-        spec.nest(libc::AF_INET as u16, |inet| {
-            inet.nest(IFLA_INET_CONF, |conf| {
-                conf.attr_u32(IPV4_DEVCONF_ARP_NOTIFY, 1);
-            });
-        });
-    });
-    message
 }
 
 fn open() -> Result<OwnedFd> {

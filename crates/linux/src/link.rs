@@ -5,6 +5,7 @@
 //! [`Change`].
 
 mod change;
+mod conf;
 mod create;
 mod mac;
 mod parented;
@@ -21,6 +22,8 @@ pub use self::change::{
     Change, add_alt_names, delete_alt_names, rename, set_alias, set_down, set_mac, set_master,
     set_mtu, set_netns, set_promisc, set_up, set_vlan_filtering, unset_master,
 };
+pub(crate) use self::conf::ipv4_message;
+pub use self::conf::{Conf, conf, restore_conf_v4, restore_conf_v6};
 pub use self::create::{BridgeSpec, DummySpec, IfbSpec, VethPeer, VethSpec, VrfSpec, knows};
 pub use self::mac::Mac;
 pub use self::parented::{IpvlanMode, IpvlanSpec, MacvlanMode, MacvlanSpec, VlanSpec};

@@ -5,7 +5,7 @@
 //! "arp_notify"]`: interface names may contain dots. Those below `net` belong
 //! to the network namespace of the calling thread.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -80,77 +80,6 @@ pub fn set(name: &[&str], value: &str) -> Result<()> {
         return Err(failed(io::Error::from(io::ErrorKind::WriteZero)));
     }
     Ok(())
-}
-
-/// Where the parameters of links are, below /proc/sys/net, in a folder for each link
-/// and one, `default`, with what new links get.
-const OF_LINKS: [[&str; 2]; 4] =
-    [["ipv4", "conf"], ["ipv4", "neigh"], ["ipv6", "conf"], ["ipv6", "neigh"]];
-
-/// A parameter of a link: `ipv4/conf/arp_notify`, and its value.
-pub type OfLink = (String, String);
-
-/// The parameters of a link that are not what a new one would get. Those that
-/// cannot be read, and the `mtu`, which is the link's own, are none. What a new one
-/// would get of `neigh` only the machine's first namespace shows (`neigh_sysctl_register`,
-/// net/core/neighbour.c at v6.18): elsewhere they are all listed.
-///
-/// # Errors
-///
-/// /proc is not mounted.
-pub fn of_link(link: &str) -> Result<Vec<OfLink>> {
-    let mut found = Vec::new();
-    for [family, folder] in OF_LINKS {
-        let operation = || format!("list sysctls net/{family}/{folder}/{link}");
-        let path = |link: &str| path_of(&["net", family, folder, link], operation);
-        let (own, default) = (path(link)?, path("default")?);
-        let names = match open(&own, OpenOptions::new().read(true)).and_then(|_| fs::read_dir(&own))
-        {
-            Ok(names) => names,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(Error::from_io(operation(), &error)),
-        };
-        for name in names.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-            // A hundred files: they are on the file system that was looked at.
-            let value = |folder: &str| {
-                let mut file = File::open(format!("{folder}/{name}")).ok()?;
-                read_value(&mut file).ok()
-            };
-            if let Some(own) = value(&own)
-                && name != "mtu"
-                && value(&default).as_ref() != Some(&own)
-            {
-                found.push((format!("{family}/{folder}/{name}"), own));
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// Gives a link the parameters that [`of_link`] listed, where it has others; what was
-/// refused.
-///
-/// # Errors
-///
-/// Those of [`of_link`].
-pub fn restore_of_link(link: &str, wanted: &[OfLink]) -> Result<Vec<Error>> {
-    let present = of_link(link)?;
-    let lost = wanted.iter().filter(|parameter| !present.contains(parameter));
-    Ok(lost.filter_map(|parameter| set_of_link(link, parameter).err()).collect())
-}
-
-fn set_of_link(link: &str, (name, value): &OfLink) -> Result<()> {
-    let parts: Vec<&str> = name.split('/').collect();
-    match parts[..] {
-        [family, folder, name] if OF_LINKS.contains(&[family, folder]) => {
-            set(&["net", family, folder, link, name], value)
-        }
-        _ => Err(Error::invalid(
-            format!("set sysctl {name} of link {link}"),
-            "it is no parameter of links",
-        )),
-    }
 }
 
 fn operation(name: &[&str], value: &str) -> String {

@@ -111,7 +111,7 @@ pub(crate) const IFLA_LINKINFO: u16 = 18;
 pub(crate) const IFLA_IFALIAS: u16 = 20;
 pub(crate) const IFLA_AF_SPEC: u16 = 26;
 /// include/uapi/linux/ip.h
-pub(crate) const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
+pub(crate) const IFLA_INET_CONF: u16 = 1;
 pub(crate) const IFLA_GROUP: u16 = 27;
 pub(crate) const IFLA_PROMISCUITY: u16 = 30;
 pub(crate) const IFLA_CARRIER: u16 = 33;

@@ -280,7 +280,7 @@ fn restore(
     for name in device.alt_names.iter().filter(|name| !link.alt_names.contains(name)) {
         attempt("an alternative name", link::add_alt_names(host, index, &[name]));
     }
-    let sysctls = surroundings.restore_sysctls(sides.home, &device.name);
+    let sysctls = surroundings.restore_sysctls(host, sides.home, index, &device.name);
     match (device.up, link.is_up()) {
         (true, false) => attempt("the state", link::set_up(host, index)),
         (false, true) => attempt("the state", link::set_down(host, index)),

@@ -11,11 +11,10 @@ use crate::record::Device;
 use attach::{kernel, sandbox, saved};
 use cni::{Error, Result};
 use linux::addr::{Addr, AddrFlags};
-use linux::link;
+use linux::link::{self, Conf};
 use linux::neigh::Neigh;
 use linux::port::{self, VlanRange};
 use linux::route::{Filter, Route, RouteProtocol};
-use linux::sysctl::{self, OfLink};
 use linux::{Namespace, Socket, addr, neigh, route};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
@@ -30,8 +29,7 @@ pub(crate) struct Surroundings {
     routes: Vec<Route>,
     /// Those that were set by hand.
     neighbours: Vec<Neigh>,
-    /// Where they are not what a new link gets.
-    sysctls: Vec<OfLink>,
+    sysctls: Conf,
     master: Option<Master>,
 }
 
@@ -45,7 +43,7 @@ struct Master {
 }
 
 impl Surroundings {
-    /// What there is. The calling thread must be in the host's namespace.
+    /// What there is.
     ///
     /// # Errors
     /// The kernel's; not found when the device is gone.
@@ -67,7 +65,7 @@ impl Surroundings {
         routes.sort_by_key(|route| route.gateway.is_some());
         let mut neighbours = neigh::list(host, None, index)?;
         neighbours.retain(|neighbour| neighbour.state & Neigh::PERMANENT != 0);
-        let sysctls = sysctl::of_link(&device.name)?;
+        let sysctls = link::conf(host, device.index)?;
         Ok(Surroundings { addresses, routes, neighbours, sysctls, master })
     }
 
@@ -76,12 +74,10 @@ impl Surroundings {
         fn list<T>(things: &[T], json: fn(&T) -> Value) -> Vec<Value> {
             things.iter().take(RECORDED_MAX).map(json).collect()
         }
-        let sysctls: Map<_, _> =
-            self.sysctls.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
         json!({"addresses": list(&self.addresses, saved::addr),
             "routes": list(&self.routes, saved::route),
             "neighbours": list(&self.neighbours, saved::neigh),
-            "sysctls": sysctls, "master": self.master.as_ref().map(Master::to_json)})
+            "ipv4": self.sysctls.ipv4, "ipv6": self.sysctls.ipv6, "master": self.master.as_ref().map(Master::to_json)})
     }
 
     /// From a record, whose malformed parts count for nothing, for a device that may
@@ -104,14 +100,18 @@ impl Surroundings {
             // The index comes with the link.
             json.as_array().into_iter().flatten().filter_map(|json| read(json, 0)).collect()
         }
-        let sysctls = json["sysctls"].as_object().into_iter().flatten();
+        let numbers = |json: &Value| {
+            // Their places say what they are: all or none.
+            json.as_array()?.iter().map(saved::number).collect::<Option<Vec<_>>>()
+        };
         Surroundings {
             addresses: list(&json["addresses"], saved::read_addr),
             routes: list(&json["routes"], saved::read_route),
             neighbours: list(&json["neighbours"], saved::read_neigh),
-            sysctls: sysctls
-                .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
-                .collect(),
+            sysctls: Conf {
+                ipv4: numbers(&json["ipv4"]).unwrap_or_default(),
+                ipv6: numbers(&json["ipv6"]).unwrap_or_default(),
+            },
             master: Master::read(&json["master"]),
         }
     }
@@ -121,15 +121,21 @@ impl Surroundings {
     ///
     /// # Errors
     /// The kernel's, all of them.
-    pub(crate) fn restore_sysctls(&self, home: &Namespace, name: &str) -> Result<()> {
-        if self.sysctls.is_empty() {
-            return Ok(());
-        }
+    pub(crate) fn restore_sysctls(
+        &self,
+        host: &Socket,
+        home: &Namespace,
+        index: u32,
+        name: &str,
+    ) -> Result<()> {
+        let (wanted, present) = (&self.sysctls, link::conf(host, index).map_err(kernel)?);
+        let ipv4 = link::restore_conf_v4(host, index, &present, wanted).map_err(kernel);
         // The thread may be in the container.
-        sandbox::inside(home, |_| {
-            let refused = sysctl::restore_of_link(name, &self.sysctls).map_err(kernel)?;
+        let ipv6 = sandbox::inside(home, |_| {
+            let refused = link::restore_conf_v6(name, &present, wanted);
             Error::join(refused.into_iter().map(kernel).collect())
-        })
+        });
+        Error::all([ipv4, ipv6])
     }
 
     /// Puts the rest back on the device, which now has this index.
@@ -238,7 +244,7 @@ mod tests {
             addresses: vec![labelled, peer, Addr::new(0, net("2001:db8::7/64")).nodad()],
             routes: vec![special],
             neighbours: vec![Neigh::permanent(0, "10.5.0.9".parse().expect("one"), mac)],
-            sysctls: vec![(text("ipv4/conf/arp_notify"), text("1"))],
+            sysctls: Conf { ipv4: vec![0, 1], ipv6: vec![u32::MAX] },
             master: Some(Master {
                 index: 7,
                 port: vec![(text("isolated"), 1)],
