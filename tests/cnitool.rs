@@ -1,7 +1,7 @@
 //! Whole chains, driven by `cnitool` as a person would.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use testkit::{Case, Container, Feature, Host, Netns as _, Output, cases};
@@ -25,6 +25,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] plugins_forget_what_the_cache_has_lost,
         [Bridge] status_knows_when_addresses_are_out,
         [Bridge, Nft] check_and_del_are_given_what_add_was,
+        [] it_is_no_plugin_itself,
     } {
         list.push(case.ours_only());
     }
@@ -198,6 +199,22 @@ fn a_stale_file_is_no_namespace(host: &Host) {
 /// previous result.
 fn tuning(sysctl: &str) -> Value {
     json!({"type": "tuning", "sysctl": {sysctl: "1"}})
+}
+
+/// Installed beside the plugins, as `scripts/install --with-cnitool` does.
+fn it_is_no_plugin_itself(host: &Host) {
+    let folder = host.scratch().join("installed");
+    std::fs::create_dir_all(&folder).expect("the folder is ours");
+    for (name, program) in [
+        ("cnitool", PathBuf::from(tool())),
+        ("loopback", testkit::plugins_folder().join("loopback")),
+    ] {
+        std::os::unix::fs::symlink(program, folder.join(name)).expect("the folder is ours");
+    }
+    let path = folder.display().to_string();
+    let shown = cnitool_env(host, "version", &[("CNI_PATH", &path)]).expect_success();
+    let names: Vec<_> = shown.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["cnitool", "loopback"]);
 }
 
 fn foreign_plugins_join_the_chain(host: &Host) {

@@ -153,7 +153,7 @@ pub(crate) fn versions(session: &Session, plugins: &[String]) -> Result<ExitCode
 }
 
 /// Every executable in the folders of plugins, sorted by name; of one name the
-/// first is used.
+/// first is used. This one may be among them, and is no plugin.
 fn installed(session: &Session) -> Vec<(String, PathBuf)> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for folder in std::env::split_paths(session.runtime.path()) {
@@ -161,7 +161,8 @@ fn installed(session: &Session) -> Vec<(String, PathBuf)> {
             let executable =
                 |m: std::fs::Metadata| m.is_file() && m.permissions().mode() & 0o111 != 0;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let is_first = !found.iter().any(|(known, _)| *known == name);
+            let is_first =
+                name != env!("CARGO_PKG_NAME") && !found.iter().any(|(known, _)| *known == name);
             if is_first && entry.path().metadata().is_ok_and(executable) {
                 found.push((name, entry.path()));
             }

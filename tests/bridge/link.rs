@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use testkit::{Case, Frame, Host, Netns as _, Payload, cases};
+use testkit::{Case, Frame, Host, Netns as _, Payload, cases, with_previous_result};
 
 use super::{attach, attach_by_hand, host_end, port, ports};
 use crate::conf::{bridge, fixed, leased, with};
@@ -328,6 +328,29 @@ fn the_bridges_mac_is_stable(host: &Host) {
     }
     host.plugin("bridge").del(&containers[1], "eth0", &gateway).expect_ok();
     assert_eq!(host.mac("cni1"), mac);
+
+    // Or if it is one already.
+    host.exec("ip link add cni2 type bridge");
+    host.exec("ip link set cni2 up");
+    host.exec("ip address add 10.2.0.1/24 dev cni2");
+    let mac = host.mac("cni2");
+    let keys = json!({"bridge": "cni2", "name": "third", "ipam": leased(&["10.2.0.0/24"])});
+    let gateway = with(&gateway, keys);
+    let added: Vec<_> = (0..6)
+        .map(|n| {
+            let container = host.container(&format!("g{n}"));
+            let result = host.plugin("bridge").add(&container, "eth0", &gateway).expect_result();
+            assert_eq!(
+                (&result["interfaces"][0]["mac"], host.mac("cni2")),
+                (&json!(mac), mac.clone())
+            );
+            (container, result)
+        })
+        .collect();
+    for (container, result) in &added {
+        let conf = with_previous_result(&gateway, result);
+        host.plugin("bridge").check(container, "eth0", &conf).expect_ok();
+    }
 }
 
 fn a_bridge_that_is_there_is_used(host: &Host) {

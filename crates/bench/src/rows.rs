@@ -58,7 +58,10 @@ fn basics() -> Vec<Scenario> {
             .verb(Del, &[]),
         Scenario::new("host-local", "10,000 leases, all valid", |contender| {
             let mut plugins = host_local(contender);
-            plugins[0].conf["cni.dev/valid-attachments"] = attachments(MANY);
+            // Runtimes write both.
+            for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+                plugins[0].conf[key] = attachments(MANY);
+            }
             plugins
         })
         .leases(MANY)

@@ -19,6 +19,7 @@ use crate::range::{RangeSet, address, number};
 use cni::AttachmentId;
 use linux::netns::Trace;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use store::{Dir, Error, Result};
 
 /// Where indexes are, in the data directory. No network has this name.
@@ -413,21 +414,21 @@ impl Ledger {
         }
     }
 
-    /// Removes every lease made before `started`, in nanoseconds since 1970,
-    /// whose holder is not to `keep`; goes on after an error.
+    /// Removes every lease whose holder is not to `keep`, but for those made at a
+    /// time that is `young`, in nanoseconds since 1970; goes on after an error.
     ///
     /// # Errors
     /// The leases could not be read.
     pub(crate) fn sweep(
         &mut self,
-        started: u64,
+        young: RangeInclusive<u64>,
         keep: impl Fn(&Holder) -> bool,
     ) -> Result<Vec<Error>> {
         let outdated = self.recall();
         let mut doomed = Vec::new();
         let mut stays = |ip, holder: &Holder, made| {
             let odd = matches!(holder, Holder::Unknown(_));
-            let stays = odd || made >= started || keep(holder);
+            let stays = odd || young.contains(&made) || keep(holder);
             if !stays {
                 let key = key_of(holder).unwrap_or_default();
                 doomed.push((ip, [key, key]));

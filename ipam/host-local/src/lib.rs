@@ -79,10 +79,11 @@ impl Plugin for HostLocal {
         let Some(valid) = network.valid_attachments()? else { return Ok(()) };
         // Before the lock is waited for: what is leased while this waits
         // cannot be in the list.
-        let started = u64::try_from(store::now().as_nanos()).unwrap_or(u64::MAX);
+        let now = || u64::try_from(store::now().as_nanos()).unwrap_or(u64::MAX);
+        let started = now();
         let place = Place::for_teardown(network)?;
         let Some(mut ledger) = Ledger::open_to_sweep(&place).map_err(io)? else { return Ok(()) };
-        let swept = ledger.sweep(started, |holder| match holder {
+        let swept = ledger.sweep(started..=now(), |holder| match holder {
             Holder::Attachment(id) => valid.contains(id),
             Holder::Container(id) => valid.has_container(id),
             Holder::Nobody | Holder::Unknown(_) => false,

@@ -281,6 +281,14 @@ fn gc_keeps_what_is_valid() {
         {"containerID": "old", "ifname": "any"}]);
     assert_eq!(gc(json!({"cni.dev/valid-attachments": valid})), Ok(()));
     assert_eq!(f.leases(), ["10.1.0.3", "10.1.0.5"]);
+    // Nor does a clock that was ahead keep a lease.
+    let ahead = f.path("10.1.0.77");
+    fs::write(&ahead, "gone\r\neth0").expect("the folder is ours");
+    let year = std::time::Duration::from_secs(1 << 25);
+    let file = fs::File::open(&ahead).expect("just made");
+    file.set_modified(std::time::SystemTime::now() + year).expect("ours");
+    assert_eq!(gc(json!({"cni.dev/valid-attachments": valid})), Ok(()));
+    assert!(!ahead.exists());
     assert_eq!(gc(json!({"cni.dev/valid-attachments": null})), Ok(()));
     assert_eq!(f.leases(), [""; 0]);
 }

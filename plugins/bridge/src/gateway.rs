@@ -45,7 +45,8 @@ pub(crate) struct Gateway {
     pub(crate) pinned: Option<Mac>,
 }
 
-/// Puts the gateway addresses where they belong and switches forwarding on.
+/// Puts the gateway addresses where they belong and switches forwarding on. `bridge`
+/// is as it was before the new port, whose address it may have taken since.
 /// When it fails, it has taken back what it added; others may rely on it once
 /// it has not, so it is the last step of an ADD that can fail.
 ///
@@ -54,6 +55,7 @@ pub(crate) fn ensure(
     sandbox: &Sandbox,
     plan: &Plan,
     bridge: &Link,
+    has_followed: bool,
     success: &Success,
     forwarding: Forwarding,
 ) -> Result<Gateway> {
@@ -62,7 +64,7 @@ pub(crate) fn ensure(
     }
     let host = sandbox.host();
     let mut made = Vec::new();
-    let done = ensure_addresses(sandbox, plan, bridge, success, &mut made)
+    let done = ensure_addresses(sandbox, plan, bridge, has_followed, success, &mut made)
         .and_then(|gateway| forwarding.switch_on(sandbox).map(|()| gateway));
     done.map_err(|error| {
         let undo = made.iter().rev().filter_map(|made| made.take_back(host).err());
@@ -97,6 +99,7 @@ fn ensure_addresses(
     sandbox: &Sandbox,
     plan: &Plan,
     bridge: &Link,
+    has_followed: bool,
     success: &Success,
     made: &mut Vec<Made>,
 ) -> Result<Gateway> {
@@ -154,7 +157,8 @@ fn ensure_addresses(
         }
     }
     let mut gateway = Gateway::default();
-    if let (false, None, Some(mac)) = (missing.is_empty(), &vlan_link, bridge.mac) {
+    let may_follow = has_followed || !missing.is_empty();
+    if let (true, None, Some(mac)) = (may_follow, &vlan_link, bridge.mac) {
         // A bridge made by somebody else may still follow its ports' addresses;
         // setting the one it has ends that.
         let mac = if mac.is_zero() { Mac::random() } else { mac };

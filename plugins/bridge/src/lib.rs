@@ -160,10 +160,10 @@ fn attach<'r>(
     if plan.container_up {
         configure_container(sandbox, plan, &pair, &watch, &success)?;
     }
-    // It may have followed the new port's.
-    let mac = switch::mac(sandbox.host(), &bridge)?;
-    let gateway = gateway::ensure(sandbox, plan, &bridge, &success, forwarding)?;
-    let mac = gateway.pinned.map_or(mac, |mac| mac.to_string());
+    let now = switch::now(sandbox.host(), &bridge)?;
+    let has_followed = now.mac != bridge.mac;
+    let gateway = gateway::ensure(sandbox, plan, &bridge, has_followed, &success, forwarding)?;
+    let mac = gateway.pinned.map_or_else(|| mac_text(&now), |mac| mac.to_string());
     if plan.container_up {
         // Only now: before the port forwards, announcements go nowhere. Without
         // CAP_NET_RAW the neighbours learn by asking.
@@ -202,7 +202,7 @@ fn restore<'r>(
     let joining = switch::join(sandbox.home())?;
     let bridge = switch::restore(sandbox, undo, plan, promised)?;
     let forwarding = gateway::forwarding(plan, promised)?;
-    gateway::ensure(sandbox, plan, &bridge, promised, forwarding)?;
+    gateway::ensure(sandbox, plan, &bridge, false, promised, forwarding)?;
     let container = verify::container_link(sandbox.enter()?, &promised.interfaces[at], "veth")?;
     let port = port::restore(sandbox.host(), plan, &bridge, &container)?;
     drop(joining);

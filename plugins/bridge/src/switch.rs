@@ -3,7 +3,6 @@
 //! if nobody else has come to use it.
 
 use crate::conf::Plan;
-use crate::mac_text;
 use attach::lock::{self, Held, Of};
 use attach::sandbox::Sandbox;
 use attach::undo::Undo;
@@ -129,9 +128,9 @@ fn withdraw(sandbox: &mut Sandbox, index: u32) -> Result<()> {
     Ok(())
 }
 
-/// The bridge's address now.
-pub(crate) fn mac(host: &Socket, bridge: &Link) -> Result<String> {
-    Ok(mac_text(&link::get_by_index(host, bridge.index).map_err(kernel)?))
+/// The bridge as it is now.
+pub(crate) fn now(host: &Socket, bridge: &Link) -> Result<Link> {
+    link::get_by_index(host, bridge.index).map_err(kernel)
 }
 
 /// CHECK: there, a bridge, up, with the promised address, promiscuous and

@@ -157,7 +157,7 @@ fn whoever_reads_all_leases_leaves_an_index() {
     assert!(uses_index(&open()), "CHECK, DEL and STATUS");
     fs::remove_dir_all(f.temporary.path().join(".oxcni")).expect("there");
     let mut ledger = Ledger::open_to_sweep(&f.place).expect("ours").expect("it is there");
-    assert_eq!(ledger.sweep(u64::MAX, |_| true).expect("readable").len(), 0);
+    assert_eq!(ledger.sweep(u64::MAX..=u64::MAX, |_| true).expect("readable").len(), 0);
     ledger.finish();
     assert!(uses_index(&open()), "GC");
     assert_eq!(f.held_by("c1"), ["10.1.0.9"]);
@@ -171,7 +171,7 @@ fn a_sweep_that_could_not_remove_leaves_no_index() {
     fs::write(f.path("x"), "").expect("written");
     let mut ledger = Ledger::open_to_sweep(&f.place).expect("ours").expect("it is there");
     // When it is to be removed, a folder stands there, which no lease is.
-    let errors = ledger.sweep(u64::MAX, |holder| {
+    let errors = ledger.sweep(u64::MAX..=u64::MAX, |holder| {
         if *holder == Holder::Attachment(id("c1")) {
             fs::remove_file(f.path("10.1.0.2")).expect("there");
             fs::create_dir(f.path("10.1.0.2")).expect("made");
@@ -395,7 +395,7 @@ fn only_addresses_are_leases() {
     let left = names.iter().filter(|name| f.path(name).exists()).count();
     assert_eq!(left, names.len() - 1);
     let mut ledger = f.open();
-    let swept = ledger.sweep(u64::MAX, |_| false).expect("readable");
+    let swept = ledger.sweep(u64::MAX..=u64::MAX, |_| false).expect("readable");
     assert_eq!(swept.len(), 0);
     ledger.finish();
     let left = names.iter().filter(|name| f.path(name).exists()).count();
@@ -423,7 +423,7 @@ fn a_sweep_takes_what_is_not_kept_and_not_young() {
     // anew, of what it leaves.
     let mut ledger = Ledger::open_to_sweep(&f.place).expect("ours").expect("it is there");
     let keep = id("c2");
-    let errors = ledger.sweep(started, |h| *h == Holder::Attachment(keep.clone()));
+    let errors = ledger.sweep(started..=u64::MAX, |h| *h == Holder::Attachment(keep.clone()));
     assert_eq!(errors.expect("readable").len(), 0);
     ledger.finish();
     assert!(uses_index(&f.open()));
@@ -437,13 +437,26 @@ fn a_sweep_takes_what_is_not_kept_and_not_young() {
     );
     // With a current index it is kept up to date.
     let mut ledger = Ledger::open_to_sweep(&f.place).expect("ours").expect("it is there");
-    assert_eq!(ledger.sweep(u64::MAX, |_| false).expect("readable").len(), 0);
+    assert_eq!(ledger.sweep(u64::MAX..=u64::MAX, |_| false).expect("readable").len(), 0);
     ledger.finish();
     let mut ledger = f.open();
     assert!(uses_index(&ledger));
     assert_eq!(ledger.held_by(&id("c2")).expect("readable"), [] as [IpAddr; 0]);
     drop(ledger);
     assert_eq!(f.give("c5"), Some(ip("10.1.0.5")));
+}
+
+/// A clock that was ahead keeps no lease of it for years.
+#[test]
+fn a_sweep_takes_what_is_younger_than_it_can_be() {
+    let f = Fixture::new("10.1.0.0/16");
+    f.give("c1");
+    let made = fs::File::open(f.path("10.1.0.2")).expect("given");
+    made.set_modified(std::time::SystemTime::now() + Duration::from_secs(1 << 30)).expect("ours");
+    let now = store::now().as_nanos() as u64;
+    let mut ledger = Ledger::open_to_sweep(&f.place).expect("ours").expect("it is there");
+    assert_eq!(ledger.sweep(now..=now, |_| false).expect("readable").len(), 0);
+    assert_eq!(f.lease("10.1.0.2"), None);
 }
 
 #[test]
