@@ -16,6 +16,8 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, LegacyIptables, OurPlugins] a_lock_that_is_not_given_back_ends_the_wait,
         [Bridge, LegacyIptables, OurPlugins] legacy_nat_beside_iptables_nft_does_not_count,
         [Bridge, Iptables] an_accept_in_iptables_gets_iptables,
+        [Bridge, Iptables, OurPlugins] whatever_ends_the_chain_gets_iptables,
+        [Bridge, Iptables, OurPlugins] usual_chains_of_others_get_nftables,
         [Bridge, Nft, OurPlugins] a_host_without_iptables_gets_nftables,
         [Bridge, Nft, LegacyIptables, Strace, OurPlugins] a_kernel_without_nf_tables_gets_iptables,
         [Bridge, Iptables, OurPlugins] what_the_kernel_refuses_goes_to_iptables,
@@ -32,7 +34,12 @@ pub(super) fn list() -> Vec<Case> {
 
 #[track_caller]
 fn expect_chains(host: &Host, conf: &Value, wanted: usize) {
-    let (pod, _) = attach(host, "pod", conf);
+    expect_chains_of(host, "pod", conf, wanted);
+}
+
+#[track_caller]
+fn expect_chains_of(host: &Host, name: &str, conf: &Value, wanted: usize) {
+    let (pod, _) = attach(host, name, conf);
     assert!(!rules_of(host, &pod).is_empty());
     assert_eq!(own_chains(host).len(), wanted, "{}", host.exec("nft list ruleset"));
     host.plugin("bridge").del(&pod, "eth0", conf).expect_ok();
@@ -106,6 +113,68 @@ fn an_accept_in_iptables_gets_iptables(host: &Host) {
     };
     assert_eq!(seen("192.0.2.3:7000"), "10.1.0.2");
     assert_eq!(seen("192.0.2.2:7000"), "192.0.2.1");
+}
+
+/// Each as `iptables-restore` reads it.
+fn whatever_ends_the_chain_gets_iptables(host: &Host) {
+    let ends = [
+        "-A POSTROUTING -d 192.0.2.3 -j RETURN",
+        "-N VPN\n-A VPN -d 192.0.2.3 -j ACCEPT\n-A POSTROUTING -j VPN",
+        "-N A\n-N B\n-A A -g B\n-A B -d 192.0.2.3 -j ACCEPT\n-A POSTROUTING -j A",
+        "-N VPN\n-A VPN -d 192.0.2.3 -j RETURN\n-A POSTROUTING -g VPN",
+    ];
+    for (n, rules) in ends.into_iter().enumerate() {
+        load_nat(host, rules);
+        expect_chains_of(host, &format!("pod{n}"), &conf_v4(""), 1);
+    }
+}
+
+/// Docker, kube-proxy, ip-masq-agent, libvirt, netavark; upstream's plugins. Back
+/// from a chain of theirs ours would come.
+fn usual_chains_of_others_get_nftables(host: &Host) {
+    let usual = [
+        "-N DOCKER
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
+-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+-A DOCKER -i docker0 -j RETURN
+-A DOCKER ! -i docker0 -p tcp --dport 80 -j DNAT --to-destination 172.17.0.2:80",
+        "-N KUBE-SERVICES
+-N KUBE-POSTROUTING
+-A PREROUTING -j KUBE-SERVICES
+-A OUTPUT -j KUBE-SERVICES
+-A POSTROUTING -j KUBE-POSTROUTING
+-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+-A KUBE-POSTROUTING -j MARK --xor-mark 0x4000
+-A KUBE-POSTROUTING -j MASQUERADE --random-fully",
+        "-N IP-MASQ-AGENT
+-A POSTROUTING -m addrtype ! --dst-type LOCAL -j IP-MASQ-AGENT
+-A IP-MASQ-AGENT -d 10.0.0.0/8 -j RETURN",
+        "-N LIBVIRT_PRT
+-A POSTROUTING -j LIBVIRT_PRT
+-A LIBVIRT_PRT -s 192.168.122.0/24 -d 224.0.0.0/24 -j RETURN
+-A LIBVIRT_PRT -s 192.168.122.0/24 ! -d 192.168.122.0/24 -j MASQUERADE",
+        "-N NETAVARK-1D8721804F16F
+-A POSTROUTING -s 10.88.0.0/16 -j NETAVARK-1D8721804F16F
+-A NETAVARK-1D8721804F16F -d 10.88.0.0/16 -j ACCEPT
+-A NETAVARK-1D8721804F16F ! -d 224.0.0.0/4 -j MASQUERADE",
+        "-N CNI-x
+-A POSTROUTING -s 10.9.0.2/32 -j CNI-x
+-A CNI-x -d 10.9.0.0/24 -j ACCEPT",
+        "-N A\n-N B\n-A POSTROUTING -j A\n-A POSTROUTING -j B\n-A A -j B\n-A B -j RETURN",
+    ];
+    for (n, rules) in usual.into_iter().enumerate() {
+        load_nat(host, rules);
+        let others = own_chains(host).len();
+        expect_chains_of(host, &format!("pod{n}"), &conf_v4(""), others);
+    }
+}
+
+/// In the place of all that was in the table.
+fn load_nat(host: &Host, rules: &str) {
+    let file = host.scratch().join("nat");
+    fs::write(&file, format!("*nat\n{rules}\nCOMMIT\n")).expect("a private folder");
+    host.exec(format!("iptables-nft-restore {}", file.display()));
 }
 
 fn a_host_without_iptables_gets_nftables(host: &Host) {

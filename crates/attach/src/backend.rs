@@ -5,11 +5,11 @@
 //! [`Netfilter::choose`] decides by what it finds:
 //!
 //! 1. no nf_tables in the kernel: iptables;
-//! 2. the host's rules of the same kind may *except* packets, which an
-//!    `ACCEPT` does in its own table only: iptables, so that ours come after
-//!    it. Such are an `ACCEPT` in the chains in question of iptables-nft, and
-//!    any legacy table in use where `iptables` is the legacy one (what is in
-//!    it cannot be read without executing that);
+//! 2. the host's rules of the same kind may *except* packets, which they can
+//!    do in their own table only: iptables, so that ours come after them. Such
+//!    are rules of iptables-nft that end the chains in question
+//!    ([`ends_early`]), and any legacy table in use where `iptables` is the
+//!    legacy one (what is in it cannot be read without executing that);
 //! 3. otherwise nf_tables; and iptables still, where the kernel then refuses a
 //!    part of it ([`Netfilter::with`]): NAT in `inet` tables came with 5.2, and
 //!    4.16 and 4.17 allow but one of the two on a NAT hook.
@@ -25,8 +25,9 @@ use crate::lock::{self, Of, Patience};
 use crate::{ability, kernel};
 use cni::{Code, Error, Result};
 use linux::iptables::{self, Batch, Iptables, Program, Saved, Variant};
-use linux::nft::{Chain, Rule, Socket, Transaction, Verdict};
+use linux::nft::{Chain, Socket, Table, Transaction, Verdict};
 use linux::{ErrorKind, Family};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What rules are made with.
@@ -272,14 +273,10 @@ impl Netfilter {
     /// Whether rules of the host that stand where ours would with iptables may
     /// except packets from ours.
     fn host_makes_exceptions(&self, socket: &Socket, table: &str, chains: &[&str]) -> Result<bool> {
-        let accepts = |rule: &Rule| iptables::verdict_of(rule) == Some(Verdict::Accept);
         for family in FAMILIES {
             let legacy = self.iptables.legacy_tables(family).iter().any(|name| name == table);
-            let mut nft = false;
-            for name in chains {
-                let chain = Chain::regular(&iptables::nft_table(family, table), *name);
-                nft = nft || socket.rules(&chain).map_err(kernel)?.iter().any(accepts);
-            }
+            let table = iptables::nft_table(family, table);
+            let nft = ends_early(socket, &table, chains).map_err(kernel)?;
             if !legacy && !nft {
                 continue;
             }
@@ -302,4 +299,36 @@ impl Netfilter {
             iptables::SEARCH.join(", ")
         ))
     }
+}
+
+/// What the names of chains begin with that are not looked into: they are about
+/// services or single containers, there may be thousands of them, and an
+/// `ACCEPT` in them is about packets that are their program's own. kube-proxy;
+/// these plugins and upstream's; podman's netavark.
+const NOT_LOOKED_INTO: [&str; 3] = ["KUBE-", "CNI-", "NETAVARK-"];
+
+/// Whether packets may leave the base chains of iptables-nft before the rules at
+/// their end: by `ACCEPT`, in a chain they lead to as well; by `RETURN` or `-g`
+/// in themselves. Elsewhere those only go back.
+fn ends_early(socket: &Socket, table: &Table, bases: &[&str]) -> linux::Result<bool> {
+    let is_foreign = |name: &str| NOT_LOOKED_INTO.iter().all(|start| !name.starts_with(start));
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let mut ahead: Vec<String> = bases.iter().map(|&name| name.to_owned()).collect();
+    while let Some(name) = ahead.pop() {
+        for rule in socket.rules(&Chain::regular(table, name.as_str()))? {
+            match iptables::verdict_of(&rule) {
+                Some(Verdict::Accept) => return Ok(true),
+                Some(Verdict::Return | Verdict::Goto(_)) if bases.contains(&name.as_str()) => {
+                    return Ok(true);
+                }
+                Some(Verdict::Jump(to) | Verdict::Goto(to))
+                    if is_foreign(&to) && seen.insert(to.clone()) =>
+                {
+                    ahead.push(to);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(false)
 }
