@@ -5,6 +5,7 @@ use testkit::{Case, Host, Netns as _, cases};
 
 use super::{OUTSIDE, Pod, STAYS, firewall, outside, reaches};
 use crate::chained::{at, both_backends};
+use crate::masquerade::install_iptables;
 
 pub(super) fn list() -> Vec<Case> {
     let mut list = both_backends(
@@ -24,6 +25,7 @@ pub(super) fn list() -> Vec<Case> {
         ],
     );
     list.extend(cases! {
+        [Bridge, Nft, Iptables, OurPlugins] iptables_that_is_gone_is_not_needed,
         [Bridge, Nft, OurPlugins] limits_go_with_the_last_who_has_them,
         [Bridge, Nft, OurPlugins, Strace] nothing_is_executed,
     });
@@ -322,6 +324,36 @@ fn many_at_once(host: &Host, backend: &str) {
     host.parallel(MANY, |n| pods[n].del(host, &conf).expect_ok());
     expect_clean(host, &before, backend);
     expect_no_trace(host, &pods[0]);
+}
+
+fn iptables_that_is_gone_is_not_needed(host: &Host) {
+    let conf = |number| firewall("iptables", number, &json!({"ingressPolicy": "isolated"}));
+    let (pod, lost) = (Pod::new(host, "pod", 1), Pod::new(host, "lost", 1));
+    let keep = Pod::behind(host, "keep", 2, &conf(2));
+    // Not everything there is has been made by plugins.
+    host.exec("iptables -w -A CNI-FORWARD -d 10.1.0.9 -p tcp -m conntrack --ctstate NEW -j LOG");
+    host.exec("iptables -w -A FORWARD -i eth9 -m limit --limit 9/hour -j ACCEPT");
+    // By its other name it is still there.
+    let stored = || {
+        let all = host.exec("iptables-nft-save") + &host.exec("ip6tables-nft-save");
+        let lines = all.lines().filter(|line| line.starts_with("-A") || line.starts_with(":CNI"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = stored();
+    pod.add(host, &conf(1)).expect_result();
+    lost.add(host, &conf(1)).expect_result();
+    install_iptables(host, "");
+    pod.del(host, &conf(1)).expect_ok();
+    assert!(stored().iter().any(|line| line.contains("-i cni1")), "another needs them");
+    let mut gc = conf(1);
+    gc["cni.dev/valid-attachments"] = json!([]);
+    host.plugin("firewall").gc(&gc).expect_ok();
+    assert_eq!(stored(), before);
+    keep.del(host, &conf(2)).expect_ok();
+    let left = stored();
+    let told = |word: &str| left.iter().any(|line| line.contains(word));
+    assert!(!told("10.2.0.2") && !told("cni2") && !told("ISOLATION"), "{left:#?}");
+    assert!(told("10.1.0.9") && told("eth9") && told("CNI-ADMIN"), "{left:#?}");
 }
 
 fn limits_go_with_the_last_who_has_them(host: &Host) {

@@ -208,6 +208,27 @@ impl Netfilter {
         }
     }
 
+    /// The same for rules of iptables-nft that are shared: alone among all plugins on
+    /// this host as soon as there is something to remove, so that nobody adds to what
+    /// goes.
+    ///
+    /// # Errors
+    /// Those of [`Netfilter::remove`].
+    pub fn remove_shared(
+        &self,
+        mut plan: impl FnMut(&Socket, &mut Transaction) -> linux::Result<()>,
+    ) -> Result<()> {
+        let mut alone = None;
+        self.remove(|socket, out| {
+            plan(socket, out)?;
+            if alone.is_none() && !out.is_empty() {
+                // What was changed until now is seen when the plan is made again.
+                alone = self.patience.alone(Of::Host(self.iptables.namespace()), DOING);
+            }
+            Ok(())
+        })
+    }
+
     /// Reads a table, lets `plan` fill a batch with what is missing, and applies
     /// that: alone among all plugins on this host, so that nobody adds a shared
     /// rule twice.

@@ -11,8 +11,8 @@
 //! ([`Variant`]). Which of them can hold rules is known without executing
 //! either: legacy tables in use are listed in /proc
 //! ([`Iptables::legacy_tables`]), and iptables-nft keeps its rules in tables of
-//! nf_tables, which [`nft::Socket`](crate::nft::Socket) reads. Its chains can
-//! be removed there as well: [`plan_removal`].
+//! nf_tables, which [`nft::Socket`](crate::nft::Socket) reads. Its chains and
+//! rules can be removed there as well: [`plan_removal`], [`Stored`].
 //!
 //! ```no_run
 //! use linux::Family;
@@ -32,6 +32,7 @@
 //! The environment is not looked at, neither for PATH nor for anything else.
 
 mod batch;
+mod removal;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ use crate::family::Family;
 use crate::netns::Namespace;
 
 pub use self::batch::{Batch, COMMENT_MAX, Chain, Rule, Saved, is_word};
+pub use self::removal::Stored;
 pub use self::stored::{
     Destination, comment_of, destination_of, nft_table, plan_removal, source_of, verdict_of,
 };

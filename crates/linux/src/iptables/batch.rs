@@ -113,7 +113,7 @@ pub struct Batch {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Line {
+pub(super) enum Line {
     /// `:CHAIN -`
     EmptyChain(String),
     /// A command of chain, and rule where it has one: `-A CHAIN RULE`.
@@ -194,6 +194,10 @@ impl Batch {
             self.delete_chain(&chain.name);
         }
         self
+    }
+
+    pub(super) fn lines(&self) -> &[Line] {
+        &self.lines
     }
 
     /// The table's name.

@@ -252,7 +252,7 @@ pub fn plan_removal(
 }
 
 /// Name and data of each expression in `NFTA_RULE_EXPRESSIONS`.
-fn expressions(bytes: &[u8]) -> impl Iterator<Item = (&str, Attrs<'_>)> {
+pub(super) fn expressions(bytes: &[u8]) -> impl Iterator<Item = (&str, Attrs<'_>)> {
     Attrs::new(bytes).filter_map(|element| {
         // NFTA_EXPR_NAME, NFTA_EXPR_DATA
         let name = element.nested().find(1)?;

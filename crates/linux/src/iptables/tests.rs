@@ -237,6 +237,67 @@ fn rules_are_understood_where_they_are_stored() {
 }
 
 #[test]
+fn stored_rules_have_the_words_of_iptables_save() {
+    for (family, address) in [(Family::V4, "10.1.0.2/32"), (Family::V6, "2001:db8::2/128")] {
+        in_namespace(move |iptables| {
+            let program = iptables.program_of(family, Variant::Nft).unwrap();
+            let rule = Rule::new;
+            let mut batch = Batch::new("filter");
+            batch.new_chain("A").new_chain("B");
+            for rule in [
+                rule("-s").word(address).comment("a \"b\""),
+                rule("-s").word(address).jump("ACCEPT"),
+                rule("-d")
+                    .word(address)
+                    .words("-m conntrack --ctstate RELATED,ESTABLISHED")
+                    .jump("B"),
+                rule("-i cni0 ! -o cni0").comment("x").jump("B"),
+                rule("-i cni0 -o cni0 -j DROP"),
+                rule("-g B"),
+                rule("-j RETURN"),
+            ] {
+                batch.append("A", rule);
+            }
+            program.restore(&batch).unwrap();
+            let socket = Socket::open().unwrap();
+            let table = nft_table(family, "filter");
+            let read = || Stored::read(&socket, &table, &["A", "NONE", "B"]).unwrap();
+            let saved = program.save("filter").unwrap();
+            assert_eq!(read().saved().chain("A"), saved.chain("A"));
+            let mut others = Batch::new("filter");
+            for words in [
+                "-i eth+ -j DROP",
+                "-p tcp -j DROP",
+                "-m conntrack --ctstate NEW -j DROP",
+                "-m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP",
+                "-j MARK --set-mark 1",
+            ] {
+                others.append("B", Rule::new(words));
+            }
+            program.restore(&others).unwrap();
+            let stored = read();
+            for rule in &stored.saved().chain("B").unwrap().rules {
+                assert!(rule.as_words().iter().any(|word| word == "?"), "{rule}");
+            }
+
+            let mut removal = Batch::new("filter");
+            removal.delete("A", rule("-g B")).delete("A", rule("-j RETURN")).flush("B");
+            let mut out = Transaction::new();
+            stored.plan(&removal, &mut out).unwrap();
+            socket.commit(&out).unwrap();
+            let left = program.save("filter").unwrap();
+            assert_eq!(left.chain("A").unwrap().rules.len(), 5);
+            assert_eq!(left.chain("B").unwrap().rules.len(), 0);
+            // It is gone already.
+            assert!(read().plan(&removal, &mut Transaction::new()).is_err());
+            let mut adding = Batch::new("filter");
+            adding.append("A", rule("-j RETURN"));
+            assert!(read().plan(&adding, &mut Transaction::new()).is_err());
+        });
+    }
+}
+
+#[test]
 fn destinations_are_understood_where_they_are_stored() {
     use crate::nft::Protocol;
     in_namespace(|iptables| {

@@ -1,14 +1,13 @@
 //! DEL and GC: what attachments have in the chains, wherever iptables keeps
-//! them. Commands are executed only where there can be something to remove,
-//! which is known without.
+//! them. What iptables-nft made is removed by netlink. The legacy commands are
+//! executed only where legacy tables are in use.
 
 use attach::backend::{FAMILIES, Netfilter};
-use attach::chained::key_of;
 use attach::kernel;
 use cni::Result;
 use linux::Family;
-use linux::iptables::{Batch, Program, Rule, Saved, Variant, comment_of, nft_table, verdict_of};
-use linux::nft::{self, Chain, Field, Operand, Socket, Statement, Value, Verdict};
+use linux::iptables::{Batch, Program, Rule, Saved, Stored, nft_table};
+use linux::nft::{Socket, Transaction};
 use std::net::IpAddr;
 
 use super::{
@@ -33,54 +32,38 @@ pub(crate) struct Leaving<'a> {
 pub(crate) fn remove(netfilter: &Netfilter, leaving: &Leaving) -> Vec<Result<Vec<Container>>> {
     let mut outcomes = Vec::new();
     for family in FAMILIES {
-        if let Some(program) = netfilter.legacy(family, TABLE) {
-            outcomes.push(with(netfilter, &program, family, leaving));
-        }
-        let in_nft = netfilter.nft().and_then(|socket| match socket {
-            Some(socket) => is_in_nft(socket, family, leaving).map_err(kernel),
-            None => Ok(false),
+        let mut gone = Vec::new();
+        let removed = netfilter.remove_shared(|socket, out| {
+            gone = plan_in_nft(socket, family, leaving, out)?;
+            Ok(())
         });
-        match in_nft {
-            Ok(false) => {}
-            Ok(true) => match netfilter.iptables().program_of(family, Variant::Nft) {
-                Some(program) => outcomes.push(with(netfilter, &program, family, leaving)),
-                None => outcomes
-                    .push(netfilter.need_iptables(family).map(|_| Vec::new()).map_err(kernel)),
-            },
-            Err(e) => outcomes.push(Err(e)),
+        outcomes.push(removed.map(|()| gone));
+        if let Some(program) = netfilter.legacy(family, TABLE) {
+            outcomes.push(remove_legacy(netfilter, &program, family, leaving));
         }
     }
     outcomes
 }
 
-/// Whether iptables-nft keeps something that goes.
-fn is_in_nft(socket: &Socket, family: Family, leaving: &Leaving) -> linux::Result<bool> {
+/// From where iptables-nft keeps them.
+fn plan_in_nft(
+    socket: &Socket,
+    family: Family,
+    leaving: &Leaving,
+    out: &mut Transaction,
+) -> linux::Result<Vec<Container>> {
     let table = nft_table(family, TABLE);
     if socket.chain(&table, OWN)?.is_none() {
-        return Ok(false);
+        return Ok(Vec::new());
     }
-    let goes = |rule: &nft::Rule| match comment_of(rule).as_deref().and_then(key_of) {
-        Some(key) => (leaving.belongs)(key),
-        None => {
-            let address = source_of(rule);
-            address.is_some_and(|address| leaving.addresses.contains(&address))
-                && verdict_of(rule) == Some(Verdict::Accept)
-        }
-    };
-    Ok(socket.rules(&Chain::regular(&table, OWN))?.iter().any(goes))
+    let stored = Stored::read(socket, &table, &[FORWARD, OWN, STAGE_1, STAGE_2])?;
+    let mut batch = Batch::new(TABLE);
+    let gone = plan(stored.saved(), family, leaving, &mut batch);
+    stored.plan(&batch, out)?;
+    Ok(gone)
 }
 
-fn source_of(rule: &nft::Rule) -> Option<IpAddr> {
-    rule.statements.iter().find_map(|statement| match statement {
-        Statement::Match(m) => match (m.fields.as_slice(), &m.operand) {
-            ([Field::IpSaddr | Field::Ip6Saddr], Operand::Value(Value::Net(net))) => Some(net.ip()),
-            _ => None,
-        },
-        _ => None,
-    })
-}
-
-fn with(
+fn remove_legacy(
     netfilter: &Netfilter,
     program: &Program,
     family: Family,
