@@ -14,6 +14,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Iptables, PeerPlugins, OurPlugins] chains_are_shared_with_upstream,
         [Bridge, Nft, Iptables, OurPlugins] the_default_where_iptables_has_no_say,
         [Bridge, Nft, Iptables, OurPlugins] the_default_where_iptables_may_drop,
+        [Bridge, Nft, Iptables, OurPlugins] a_host_that_closes_later_is_noticed,
         [Bridge, LegacyIptables, OurPlugins] the_default_beside_legacy_rules,
         [Bridge, LegacyIptables, OurPlugins] legacy_iptables,
         [Bridge, Nft, OurPlugins] without_iptables,
@@ -160,6 +161,33 @@ fn the_default_where_iptables_may_drop(host: &Host) {
         let _ = host.try_exec(open);
     }
     expect_made_by(host, &pod, &conf, "nftables");
+}
+
+/// As Docker and ufw do when they start.
+fn a_host_that_closes_later_is_noticed(host: &Host) {
+    let outside = outside(host);
+    let _server = outside.echo_server(7000);
+    let pod = Pod::new(host, "pod", 1);
+    let before = host.snapshot();
+    let conf = firewall("", 1, &json!({"ingressPolicy": "isolated"}));
+    pod.add(host, &conf).expect_result();
+    // That alone keeps nobody out.
+    host.exec("iptables -w -A FORWARD -i docker0 -j ACCEPT");
+    pod.check(host, &conf).expect_ok();
+    host.exec("iptables -w -P FORWARD DROP");
+    let to = at(OUTSIDE[0], 7000);
+    assert!(!reaches(&pod.container, to));
+    pod.check(host, &conf).expect_error(999, "FORWARD in table ip filter of iptables");
+    let text = pod.conf(&conf).to_string();
+    let restored = host.plugin("firewall").send("RESTORE", &pod.container, "eth0", text.as_bytes());
+    restored.expect_ok();
+    pod.container.udp(to).expect("let through");
+    pod.check(host, &conf).expect_ok();
+    pod.del(host, &conf).expect_ok();
+    host.expect_unchanged_but(&before, &super::STAYS);
+    let rules = host.exec("nft list ruleset");
+    assert!(!rules.contains("10.1.0.2") && !rules.contains("cni1"), "{rules}");
+    assert!(!rules.contains("cni_firewall"), "{rules}");
 }
 
 fn the_default_beside_legacy_rules(host: &Host) {

@@ -30,7 +30,7 @@ use attach::{kernel, undo, verify};
 use cni::{Attachments, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::{Hints, Named, Plan, Settings};
 use firewalld::Firewalld;
-use linux::nft::{Chain, Policy, Socket};
+use linux::nft::{Chain, Policy, Socket, Table};
 use linux::{Family, iptables as tables};
 use nftables::{Claimant, Container};
 use std::net::IpAddr;
@@ -84,8 +84,13 @@ impl Plugin for Firewall {
         let other = way.rules.other();
         way.rules.check(&netfilter, &claimant).or_else(|error| {
             // Where none is named, the host may have changed since the ADD.
-            let elsewhere = plan.named.is_none() && other.check(&netfilter, &claimant).is_ok();
-            if elsewhere { Ok(()) } else { Err(error) }
+            if plan.named.is_some() || other.check(&netfilter, &claimant).is_err() {
+                return Err(error);
+            }
+            match other.0 {
+                Backend::Nftables => verify_open(&netfilter, &plan.families()),
+                Backend::Iptables => Ok(()),
+            }
         })?;
         match &mut way.firewalld {
             Some(firewalld) => firewalld.check(&plan.zone, &plan.addresses),
@@ -217,11 +222,30 @@ fn iptables_may_drop(
         return Ok(true);
     }
     let table = tables::nft_table(family, iptables::TABLE);
-    let forward = socket.chain(&table, "FORWARD").map_err(kernel)?;
-    let drops = forward.and_then(|chain| chain.base).is_some_and(|b| b.policy != Policy::Accept);
+    let drops = is_closed(socket, &table)?;
     let rules = socket.rules(&Chain::regular(&table, "FORWARD")).map_err(kernel)?;
     let admin = socket.chain(&table, admin).map_err(kernel)?;
     Ok(drops || !rules.is_empty() || admin.is_some())
+}
+
+/// Whether the policy of iptables' chain FORWARD, in nf_tables, is to drop.
+fn is_closed(socket: &Socket, table: &Table) -> Result<bool> {
+    let forward = socket.chain(table, "FORWARD").map_err(kernel)?;
+    Ok(forward.and_then(|chain| chain.base).is_some_and(|b| b.policy != Policy::Accept))
+}
+
+/// Verifies that iptables-nft does not drop all that nf_tables lets through.
+fn verify_open(netfilter: &Netfilter, families: &[Family]) -> Result<()> {
+    let Some(socket) = netfilter.nft()? else { return Ok(()) };
+    for family in families {
+        let table = tables::nft_table(*family, iptables::TABLE);
+        if is_closed(socket, &table)? {
+            return Err(Error::internal(format!(
+                "check firewall rules: they are in table inet cni_firewall, and the policy of chain FORWARD in table {table} of iptables, which was open at ADD, drops what they let through: restore them, and they are made with iptables"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Removes what the attachment has, made by any backend or by upstream's plugin.
