@@ -156,6 +156,9 @@ fn adding_again_replaces(host: &Host, backend: &str) {
     let pod = Pod::new(host, "pod");
     let fresh = host.snapshot();
     let new = portmap(backend, &[tcp(18080, 8081), on("192.0.2.1", tcp(18082, 8080))]);
+    // What is shared, and stays, comes with the first one.
+    pod.map(host, &new).expect_result();
+    pod.unmap(host, &new).expect_ok();
     pod.map(host, &new).expect_result();
     let wanted = host.snapshot();
     pod.unmap(host, &new).expect_ok();

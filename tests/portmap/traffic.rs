@@ -184,12 +184,36 @@ pub(crate) fn the_loopback_is_guarded(host: &Host, backend: &str) {
     host.set_sysctl("net/ipv4/conf/cni0/route_localnet", "1");
     neighbour.container.tcp(loopback).expect("the loopback is reached");
     host.set_sysctl("net/ipv4/conf/cni0/route_localnet", "0");
-    pod.map(host, &portmap(backend, &[tcp(18080, 8080)])).expect_result();
+    let conf = portmap(backend, &[tcp(18080, 8080)]);
+    pod.map(host, &conf).expect_result();
     let allowed = host.sysctl("net/ipv4/conf/cni0/route_localnet");
     assert_eq!(allowed.as_deref(), Some("1"), "the host reaches the mapping at 127.0.0.1");
     assert!(neighbour.container.tcp(loopback).is_err());
-    let _server = pod.container.echo_server(8080);
+    let server = pod.container.echo_server(8080);
     host.tcp(at("127.0.0.1", 18080)).expect("the host does");
+    drop(server);
+    the_guard_stays(host, backend, &pod, &|| neighbour.container.tcp(loopback).is_err());
+}
+
+/// As long as the link may have the sysctl: when the last mapping went, and with
+/// later ones that do not need it.
+fn the_guard_stays(host: &Host, backend: &str, pod: &Pod, is_guarded: &dyn Fn() -> bool) {
+    let conf = portmap(backend, &[tcp(18080, 8080)]);
+    let elsewhere = portmap(backend, &[on("192.0.2.1", tcp(18080, 8080))]);
+    pod.unmap(host, &conf).expect_ok();
+    assert!(is_guarded(), "after DEL of the last");
+    pod.map(host, &elsewhere).expect_result();
+    pod.expect_checked(host, &elsewhere);
+    assert!(is_guarded(), "with a mapping at another address");
+    pod.unmap(host, &elsewhere).expect_ok();
+    assert!(is_guarded(), "after its DEL");
+    pod.map(host, &conf).expect_result();
+    pod.expect_checked(host, &conf);
+    let mut gc = portmap(backend, &[]);
+    gc["cni.dev/valid-attachments"] = json!([]);
+    gc["cni.dev/attachments"] = json!([]);
+    host.plugin("portmap").gc(&gc).expect_ok();
+    assert!(is_guarded(), "after GC of the last");
 }
 
 fn a_port_of_the_loopback_alone(host: &Host, backend: &str) {

@@ -287,7 +287,7 @@ pub(super) fn samples() -> Vec<Sample> {
             .without(OUT_OF_REACH),
         sample("portmap", "nftables", ports("nftables"), &[Bridge, Nft])
             .behind("bridge", json!({"isGateway": true, "ipam": fixed(&["10.1.0.2/24"])}))
-            .prepare(loopback_may_leave)
+            .prepare(the_loopback_is_guarded)
             .ours_only()
             .without(ONE_PORT),
         // Its shared chains come with the first attachment, and stay.
@@ -489,6 +489,19 @@ const ONE_PORT_IN_SHARED_CHAINS: &[&str] = &[ONE_PORT[0], ONE_PORT[1], EACH_STEP
 /// A mapping at 127.0.0.1 wants it on the container's link, and leaves it so.
 fn loopback_may_leave(host: &Host) {
     host.set_sysctl("net/ipv4/conf/all/route_localnet", "1");
+}
+
+/// What the first attachment leaves of the table.
+fn the_loopback_is_guarded(host: &Host) {
+    loopback_may_leave(host);
+    host.exec("nft add table ip cni_hostport { comment \"CNI portmap plugin\" ; }");
+    let guard = "ip cni_hostport guard_loopback";
+    host.exec(format!("nft add chain {guard} {{ type filter hook prerouting priority raw ; }}"));
+    // It may be called again.
+    host.exec(format!("nft flush chain {guard}"));
+    for address in ["daddr", "saddr"] {
+        host.exec(format!("nft add rule {guard} iifname != lo ip {address} 127.0.0.0/8 drop"));
+    }
 }
 
 /// There is one device, and a virtual one ends with its namespace.

@@ -9,7 +9,7 @@
 //! | what | where | name | created by | removed by | shared |
 //! |---|---|---|---|---|---|
 //! | map and set elements | host, nf_tables | table `cni_hostport`; the owner in the comment | [`nftables::add`] | DEL, GC | no |
-//! | table, chains, their rules | host, nf_tables | table `cni_hostport` | [`nftables::add`] | the DEL or GC that takes the last mapping | yes |
+//! | table, chains, their rules | host, nf_tables | table `cni_hostport` | [`nftables::add`] | the DEL or GC that takes the last mapping; the guard stays | yes |
 //! | or: a chain, and rules that lead to it | host, iptables | `CNI-DN-H` from the attachment | [`iptables::add`] | DEL, GC | no |
 //! | chains for all, jumps to them, a guard | host, iptables | `CNI-HOSTPORT-..` | [`iptables::add`] | stay | yes |
 //! | `route_localnet` | the container's link on the host | sysctl | [`loopback::allow`] | with the link | yes |

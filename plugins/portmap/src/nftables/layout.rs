@@ -172,17 +172,16 @@ impl Layout {
                 ],
             ),
         ];
-        if guarded && let Ok(loopback) = LOOPBACK.parse::<IpNetwork>() {
-            let from_elsewhere = || rule(&self.guard).iifname_not("lo");
-            chains.push((
-                &self.guard,
-                vec![
-                    from_elsewhere().ip_daddr(loopback).drop(),
-                    from_elsewhere().ip_saddr(loopback).drop(),
-                ],
-            ));
+        if guarded {
+            chains.push((&self.guard, self.guard_rules()));
         }
         chains
+    }
+
+    fn guard_rules(&self) -> Vec<Rule> {
+        let Ok(loopback) = LOOPBACK.parse::<IpNetwork>() else { return Vec::new() };
+        let from_elsewhere = || Rule::new(&self.guard).iifname_not("lo");
+        vec![from_elsewhere().ip_daddr(loopback).drop(), from_elsewhere().ip_saddr(loopback).drop()]
     }
 
     fn chains(&self) -> [&Chain; 8] {
@@ -207,6 +206,19 @@ impl Layout {
         }
         for chain in self.chains().into_iter().filter(|chain| guarded || **chain != self.guard) {
             out.add(chain);
+        }
+    }
+
+    /// Takes the table of nobody away. Of one with the guard, which has these
+    /// chains, that stays: `route_localnet` stays on the links, too.
+    pub(super) fn delete_unused(&self, chains: &[Chain], out: &mut Transaction) {
+        out.delete(&self.table);
+        if chains.iter().any(|chain| chain.name == self.guard.name) {
+            out.add(&self.table);
+            out.add(&self.guard);
+            for rule in self.guard_rules() {
+                out.add(rule);
+            }
         }
     }
 

@@ -1,5 +1,5 @@
 //! DEL and GC: what attachments have in the table, and the table itself when it
-//! serves nobody any more.
+//! serves nobody any more, but for the guard of the loopback.
 
 use attach::chained;
 use linux::nft::{Chain, Element, Elements, Rule, Set, Socket, Transaction, Verb};
@@ -61,12 +61,12 @@ fn plan_family(
         target: claim.target,
         container_port: claim.mapping.container_port,
     }));
-    let table = &layout.table;
+    let chains = socket.chains(&layout.table)?;
     if staying.is_empty()
-        && layout.is_all(&socket.chains(table)?, &socket.sets(table)?)
+        && layout.is_all(&chains, &socket.sets(&layout.table)?)
         && !upstream_has_rules(socket, layout, out)?
     {
-        out.delete(table);
+        layout.delete_unused(&chains, out);
         return Ok(());
     }
     plan_claims(layout, &claims, out);
