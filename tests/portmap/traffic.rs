@@ -27,6 +27,7 @@ pub(super) fn list() -> Vec<Case> {
             ("everybody_is_masqueraded_with_masq_all", masq_all),
             ("another_mark_bit", another_mark_bit),
             ("conditions_are_kept", conditions),
+            ("refused_conditions_change_nothing", refused_conditions),
             ("udp_clients_follow_to_the_next_container", udp_clients_follow),
             ("udp_flows_of_others_are_left_alone", udp_flows_of_others),
         ],
@@ -403,9 +404,30 @@ fn conditions(host: &Host, backend: &str) {
     let word = if backend == "nftables" { "saddr" } else { "-s" };
     conf["conditionsV4"] = json!([word, "nonsense words here"]);
     let before = host.snapshot();
-    let refused = pod.map(host, &conf);
-    assert!(!refused.success(), "{refused}");
-    host.expect_unchanged_but(&before, if backend == "nftables" { &[] } else { &super::STAYS });
+    pod.map(host, &conf).expect_error(999, "conditionsV4");
+    host.expect_unchanged(&before);
+}
+
+/// The words of the family that comes last; on a fresh host, and after an ADD.
+fn refused_conditions(host: &Host, backend: &str) {
+    let _outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let (another, word) =
+        if backend == "nftables" { ("iptables", "ip6") } else { ("nftables", "-s") };
+    let [conf, other] = [backend, another].map(|backend| portmap(backend, &[tcp(18080, 8080)]));
+    let mut wrong = portmap(backend, &[tcp(18081, 8080)]);
+    wrong["conditionsV6"] = json!([word, "nonsense"]);
+    for made in [None, Some(&conf), Some(&other)] {
+        if let Some(made) = made {
+            pod.map(host, made).expect_result();
+        }
+        let before = host.snapshot();
+        pod.map(host, &wrong).expect_error(999, "conditionsV6");
+        host.expect_unchanged(&before);
+        if let Some(made) = made {
+            pod.expect_checked(host, made);
+        }
+    }
 }
 
 /// A client that keeps sending from one port, as it was before.

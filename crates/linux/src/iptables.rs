@@ -225,12 +225,28 @@ impl Program<'_> {
     /// rule, `Unsupported` where kernel and command do not fit, `TimedOut` where
     /// another process holds the lock of the legacy commands.
     pub fn restore(&self, batch: &Batch) -> Result<()> {
+        self.give(batch, &[])
+    }
+
+    /// Whether the command understands a batch; changes nothing. What the kernel
+    /// thinks of it is not known.
+    ///
+    /// Like `iptables-restore --noflush --wait --test`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Program::restore`].
+    pub fn test(&self, batch: &Batch) -> Result<()> {
+        self.give(batch, &["--test"])
+    }
+
+    fn give(&self, batch: &Batch, options: &[&str]) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
         let text = batch.text()?;
         let mut command = Command::new(&self.restore);
-        command.args(["--noflush", &format!("--wait={}", self.host.wait_s())]);
+        command.args(["--noflush", &format!("--wait={}", self.host.wait_s())]).args(options);
         let started = Instant::now();
         let output = self.run(command, text.as_bytes())?;
         self.judge(&self.restore, &format!("table {}", batch.table()), &output).inspect_err(|e| {

@@ -67,6 +67,11 @@ pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<R
     for target in &claimant.plan.targets {
         programs.push((netfilter.need_iptables(target.family())?, target));
     }
+    if let Err(error) =
+        programs.iter().try_for_each(|(p, target)| read_conditions(p, claimant, target))
+    {
+        return Ok(Err(error));
+    }
     for (at, (program, target)) in programs.iter().enumerate() {
         let outcome = add_family(netfilter, program, claimant, target);
         if at > 0 && !matches!(outcome, Ok(Ok(()))) {
@@ -83,6 +88,24 @@ pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<R
         }
     }
     Ok(Ok(()))
+}
+
+/// Has the command read the conditions, which are all that it may not understand,
+/// while nothing is changed yet: of no family, and nothing an earlier ADD made.
+fn read_conditions(program: &Program, claimant: &Claimant, target: &Target) -> Result<()> {
+    if target.conditions.is_empty() {
+        return Ok(());
+    }
+    let adding = Adding { saved: &Saved::default(), claimant, target };
+    let [chain, _] = own_chains(claimant);
+    let mut batch = Batch::new(TABLE);
+    batch.empty_chain(&chain);
+    for entry in adding.entries(&chain) {
+        batch.append("PREROUTING", entry);
+    }
+    program
+        .test(&batch)
+        .map_err(|e| kernel(e).context("map ports under conditionsV4 and conditionsV6"))
 }
 
 fn add_family(
