@@ -26,6 +26,8 @@ pub(super) fn list() -> Vec<Case> {
     );
     list.extend(testkit::cases! {
         [Bridge, Nft, OurPlugins] foreign_things_in_the_table_stay,
+        [Bridge, Nft, OurPlugins] a_port_too_many_is_seen_and_removed,
+        [Bridge, Nft, OurPlugins] without_the_set_of_containers_all_goes,
         [Bridge, Nft, OurPlugins] the_ruleset_can_be_saved_and_loaded,
         [Bridge, Nft, OurPlugins] a_flushed_ruleset,
         [Bridge, Nft, OurPlugins, Strace] a_failure_at_any_step_changes_nothing,
@@ -221,6 +223,7 @@ fn check_sees_each_difference(host: &Host, backend: &str) {
             "nft delete element ip cni_hostport one_address_ports { tcp . 18081 }",
             "nft delete element ip cni_hostport masqueraded { 127.0.0.1 . 10.1.0.2 }",
             "nft add element ip cni_hostport masqueraded_all { 10.1.0.2 }",
+            "nft flush set ip cni_hostport containers",
             "nft flush chain ip cni_hostport neighbours",
             "nft flush chain ip cni_hostport guard_loopback",
             "nft flush chain ip cni_hostport mapped_output",
@@ -249,6 +252,54 @@ fn check_sees_each_difference(host: &Host, backend: &str) {
     pod.check(host, &conf).expect_ok();
     let other = portmap(backend, &some()[..2]);
     pod.check(host, &other).expect_error(999, "check port mappings");
+}
+
+/// Of a set that says which are whose, or of one port that it does not count.
+fn a_port_too_many_is_seen_and_removed(host: &Host) {
+    let _outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let conf = portmap("nftables", &some());
+    pod.map(host, &conf).expect_result();
+    let before = host.snapshot();
+    let rules = host.exec("nft list map ip cni_hostport any_address");
+    let comment = rules.split('"').nth(1).expect("an element has a comment");
+    let element = format!("{{ tcp . 9090 comment \"{comment}\" : 10.1.0.2 . 99 }}");
+    host.exec(["nft", "add", "element", "ip", "cni_hostport", "any_address", &element]);
+    pod.check(host, &conf).expect_error(999, "check port mappings");
+    pod.map(host, &conf).expect_result();
+    pod.check(host, &conf).expect_ok();
+    host.expect_unchanged(&before);
+}
+
+fn without_the_set_of_containers_all_goes(host: &Host) {
+    let _outside = host.outside();
+    let (pod, other) = (Pod::new(host, "pod"), Pod::new(host, "other"));
+    let (conf, others) = (portmap("nftables", &some()), portmap("nftables", &[tcp(19080, 8080)]));
+    let before = after_the_first(host, &pod, &conf);
+    let mut gc = portmap("nftables", &[]);
+    gc["cni.dev/valid-attachments"] = json!([{"containerID": "ctr-other", "ifname": "eth0"}]);
+    gc["cni.dev/attachments"] = gc["cni.dev/valid-attachments"].clone();
+    for how in ["DEL", "DEL without mappings", "GC"] {
+        other.map(host, &others).expect_result();
+        pod.map(host, &conf).expect_result();
+        host.exec("nft flush set ip cni_hostport containers");
+        host.exec("nft flush map ip6 cni_hostport any_address");
+        match how {
+            "DEL" => pod.unmap(host, &conf).expect_ok(),
+            "GC" => host.plugin("portmap").gc(&gc).expect_ok(),
+            _ => {
+                let mut forgotten = conf.clone();
+                forgotten.as_object_mut().expect("an object").remove("runtimeConfig");
+                pod.unmap(host, &forgotten).expect_ok();
+            }
+        };
+        let rules = host.exec("nft list ruleset");
+        assert!(!rules.contains("1808") && !rules.contains("10.1.0.2"), "{how}: {rules}");
+        // The other one's stays.
+        assert!(rules.contains("tcp . 19080"), "{how}: {rules}");
+        other.unmap(host, &others).expect_ok();
+        host.expect_unchanged(&before);
+    }
 }
 
 fn foreign_things_in_the_table_stay(host: &Host) {

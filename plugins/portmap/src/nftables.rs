@@ -24,7 +24,8 @@
 //!
 //! An attachment is a handful of elements, however many others there are: to
 //! find, add or remove one takes the same time among ten thousand, and so does
-//! a packet. A key exists once, so that a port has one owner.
+//! a packet; CHECK and a second ADD list them all, to find what is too much. A key
+//! exists once, so that a port has one owner.
 
 mod aside;
 mod claim;

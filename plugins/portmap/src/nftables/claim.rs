@@ -254,17 +254,15 @@ impl<'a, 'o> Adding<'a, 'o> {
         }
         let as_wanted = Container::read(&self.container_element()).as_ref() == Some(&there)
             && self.target.conditions.is_empty();
-        let old = match as_wanted {
-            true => Vec::new(),
-            false => release::claims(self.socket, &self.layout, &|owner| owner == there.owner)?,
-        };
+        // Whatever the books say, there may be more.
+        let old = release::claims(self.socket, &self.layout, &|owner| owner == there.owner)?;
         let wanted: Vec<Claim> = self.target.mappings.iter().map(|m| self.claim(*m)).collect();
         leaving.extend(old.into_iter().filter(|claim| {
             // A second ADD keeps what is right.
             claim.target == there.address && !wanted.contains(claim)
         }));
         if !as_wanted {
-            release::plan_conditional(self.socket, &self.layout, &there.owner, self.out)?;
+            release::plan_conditional(self.socket, &self.layout, &|o| o == there.owner, self.out)?;
         }
         Ok(())
     }

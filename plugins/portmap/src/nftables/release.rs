@@ -52,10 +52,10 @@ fn plan_family(
         all(socket, &layout.containers)?.iter().filter_map(Container::read).collect();
     let (going, staying): (Vec<Container>, Vec<Container>) =
         containers.into_iter().partition(|container| (leaving.belongs)(&container.owner));
-    if going.is_empty() {
+    let claims = claims_of(socket, layout, leaving, &going)?;
+    if going.is_empty() && claims.is_empty() {
         return Ok(());
     }
-    let claims = claims_of(socket, layout, leaving, &going)?;
     flows.extend(claims.iter().map(|claim| Flow {
         host: claim.mapping.host,
         target: claim.target,
@@ -64,6 +64,7 @@ fn plan_family(
     let chains = socket.chains(&layout.table)?;
     if staying.is_empty()
         && layout.is_all(&chains, &socket.sets(&layout.table)?)
+        && claims.len() == claims_on_all(socket, layout)?
         && !upstream_has_rules(socket, layout, out)?
     {
         layout.delete_unused(&chains, out);
@@ -71,10 +72,25 @@ fn plan_family(
     }
     plan_claims(layout, &claims, out);
     plan_ports(socket, layout, &claims, &[], out)?;
-    for container in &going {
-        plan_conditional(socket, layout, &container.owner, out)?;
-    }
-    plan_containers(socket, layout, &going, &staying, out)
+    plan_conditional(socket, layout, leaving.belongs, out)?;
+    plan_containers(socket, layout, &addresses_of(&going, &claims, &staying), &staying, out)
+}
+
+/// Where ports led that lead nowhere now. Of a claim, too: the container may have
+/// been taken out of the books.
+fn addresses_of(going: &[Container], claims: &[Claim], staying: &[Container]) -> Vec<IpAddr> {
+    let of_claims = claims.iter().map(|claim| claim.target);
+    let mut addresses: Vec<IpAddr> =
+        going.iter().map(|container| container.address).chain(of_claims).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.retain(|address| staying.iter().all(|container| container.address != *address));
+    addresses
+}
+
+/// How many ports lead anywhere, whosever they are.
+fn claims_on_all(socket: &Socket, layout: &Layout) -> Result<usize> {
+    Ok(all(socket, &layout.any_address)?.len() + all(socket, &layout.one_address)?.len())
 }
 
 /// The claims of those that go: looked up where they are known, and listed if
@@ -103,7 +119,10 @@ fn claims_of(
             unique.push(claim);
         }
     }
-    if unique.len() == going.iter().map(|container| container.ports).sum::<usize>() {
+    let in_books = going.iter().map(|container| container.ports).sum::<usize>();
+    // Who is in no book may have any.
+    let is_known = !going.is_empty() || !leaving.hosts.is_empty();
+    if is_known && unique.len() == in_books {
         return Ok(unique);
     }
     claims(socket, layout, leaving.belongs)
@@ -169,17 +188,17 @@ pub(super) fn plan_ports(
     Ok(())
 }
 
-/// The rules of an attachment with conditions.
+/// The rules of attachments with conditions.
 pub(super) fn plan_conditional(
     socket: &Socket,
     layout: &Layout,
-    owner: &str,
+    belongs: &dyn Fn(&str) -> bool,
     out: &mut Transaction,
 ) -> Result<()> {
     for rule in socket.rules(&layout.conditional)? {
         let comment = rule.comment.as_deref().unwrap_or_default();
         if let Some(handle) = rule.handle
-            && chained::key_of(comment) == Some(owner)
+            && chained::key_of(comment).is_some_and(belongs)
         {
             out.delete(Rule::at(&layout.conditional, handle));
         }
@@ -192,28 +211,25 @@ pub(super) fn plan_conditional(
 fn plan_containers(
     socket: &Socket,
     layout: &Layout,
-    going: &[Container],
+    going: &[IpAddr],
     staying: &[Container],
     out: &mut Transaction,
 ) -> Result<()> {
-    let addresses: Vec<Element> =
-        going.iter().map(|container| Element::new(container.address)).collect();
-    let pairs: Vec<Element> =
-        going.iter().flat_map(|container| masquerade_pairs(container.address)).collect();
-    for (set, elements) in
-        [(&layout.masquerade, pairs), (&layout.masquerade_all, addresses.clone())]
-    {
+    let addresses: Vec<Element> = going.iter().copied().map(Element::new).collect();
+    let pairs: Vec<Element> = going.iter().copied().flat_map(masquerade_pairs).collect();
+    for (set, elements) in [
+        (&layout.masquerade, pairs),
+        (&layout.masquerade_all, addresses.clone()),
+        (&layout.containers, addresses),
+    ] {
         let there = socket.find_elements(set, &elements)?;
         delete(out, set, there.into_iter().flatten().collect());
     }
-    delete(out, &layout.containers, addresses);
     for rule in socket.rules(&layout.neighbours)? {
         let Some(handle) = rule.handle else { continue };
         let subnet = subnet_of(&rule);
-        let has = |containers: &[Container]| {
-            containers.iter().any(|c| subnet.is_some_and(|subnet| subnet.contains(c.address)))
-        };
-        if has(going) && !has(staying) {
+        let has = |address: IpAddr| subnet.is_some_and(|subnet| subnet.contains(address));
+        if going.iter().copied().any(has) && !staying.iter().any(|c| has(c.address)) {
             out.delete(Rule::at(&layout.neighbours, handle));
         }
     }
