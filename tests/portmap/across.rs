@@ -4,6 +4,7 @@
 use serde_json::Value;
 use testkit::{Case, Feature, Host, Netns as _};
 
+use super::ownership::take_over;
 use super::teardown::PROCESSES;
 use super::{HOST, Pod, on, portmap, tcp, udp};
 use crate::chained::at;
@@ -108,7 +109,7 @@ fn a_port_of_the_dead(host: &Host, first: &str, second: &str) {
     let (old, new) = (portmap(first, &some()), portmap(second, &some()));
     one.map(host, &old).expect_result();
     one.container.destroy();
-    two.map(host, &new).expect_result();
+    take_over(host, &two, &new);
     two.check(host, &new).expect_ok();
     {
         let _server = two.container.echo_server(8080);
@@ -219,7 +220,7 @@ fn one_kind_of_iptables_after_the_other(host: &Host) {
     host.exec("umount /etc/alternatives");
     one.map(host, &conf).expect_error(999, "container ctr-two");
     two.container.destroy();
-    one.map(host, &conf).expect_result();
+    take_over(host, &one, &conf);
     one.check(host, &conf).expect_ok();
     let legacy = host.exec("iptables-legacy-save -t nat");
     assert!(!legacy.contains("CNI-DN-"), "{legacy}");

@@ -1,6 +1,8 @@
 //! A host port has one owner, who is named to whoever wants it as well, and
 //! loses it only when it is gone.
 
+use std::fs;
+
 use serde_json::{Value, json};
 use testkit::{Case, Host, Netns as _};
 
@@ -18,6 +20,8 @@ pub(super) fn list() -> Vec<Case> {
         &[
             ("a_port_in_use_is_refused_by_the_name_of_its_owner", a_port_in_use_is_refused),
             ("a_port_of_a_dead_container_is_taken_over", a_port_of_the_dead_is_taken),
+            ("a_port_of_a_dead_container_of_a_long_name", a_port_of_a_long_name),
+            ("a_container_that_lives_without_a_path_keeps_its_port", lives_without_a_path),
             ("one_port_on_two_addresses_of_the_host", one_port_on_two_addresses),
             ("a_port_of_all_addresses_is_that_of_each", a_port_of_all_addresses),
             ("adding_again_changes_nothing", adding_again_changes_nothing),
@@ -65,7 +69,7 @@ fn a_port_of_the_dead_is_taken(host: &Host, backend: &str) {
     let conf = portmap(backend, &[tcp(18080, 8080), udp(18080, 8080)]);
     one.map(host, &conf).expect_result();
     one.container.destroy();
-    two.map(host, &conf).expect_result();
+    take_over(host, &two, &conf);
     two.expect_checked(host, &conf);
     assert_eq!(answers(host, 18080, &[&two]), [true]);
     // What comes late for the dead one takes nothing from the living.
@@ -78,6 +82,40 @@ fn a_port_of_the_dead_is_taken(host: &Host, backend: &str) {
     conf_of_one.expect_ok();
     // But it may take what was its own.
     host.expect_unchanged_but(&before, &["elements", "ports: 2, ns", ". 10.1.0.", ". 2001:"]);
+    two.expect_checked(host, &conf);
+}
+
+/// The kernel needs a moment to end a namespace.
+#[track_caller]
+pub(super) fn take_over(host: &Host, heir: &Pod, conf: &Value) {
+    host.wait_until("the namespace has ended", || heir.map(host, conf).success());
+}
+
+/// Its path does not fit into a comment of nftables.
+fn a_port_of_a_long_name(host: &Host, backend: &str) {
+    let _outside = host.outside();
+    let (one, two) = (Pod::new(host, &"long".repeat(20)), Pod::new(host, "two"));
+    let conf = portmap(backend, &[tcp(18080, 8080)]);
+    one.map(host, &conf).expect_result();
+    two.map(host, &conf).expect_error(999, "container ctr-longlong");
+    one.container.destroy();
+    take_over(host, &two, &conf);
+    two.expect_checked(host, &conf);
+}
+
+fn lives_without_a_path(host: &Host, backend: &str) {
+    let _outside = host.outside();
+    let (one, two) = (Pod::new(host, "one"), Pod::new(host, "two"));
+    let conf = portmap(backend, &[tcp(18080, 8080)]);
+    one.map(host, &conf).expect_result();
+    // As a process in it would keep it.
+    let open = fs::File::open(one.container.path()).expect("there");
+    one.container.destroy();
+    let before = host.snapshot();
+    two.map(host, &conf).expect_error(999, "container ctr-one");
+    host.expect_unchanged(&before);
+    drop(open);
+    take_over(host, &two, &conf);
     two.expect_checked(host, &conf);
 }
 
@@ -236,7 +274,7 @@ fn an_address_given_on(host: &Host, backend: &str) {
     one.container.destroy();
     let two = Pod::on(host, "two", &fixed);
     let conf = portmap(backend, &[tcp(18081, 8080)]);
-    two.map(host, &conf).expect_result();
+    take_over(host, &two, &conf);
     two.expect_checked(host, &conf);
     // Nobody reaches the new one by the ports of the old one.
     let _server = two.container.echo_server(8080);

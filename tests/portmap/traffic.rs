@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use testkit::{Case, Container, Feature, Host, Netns};
 
+use super::ownership::take_over;
 use super::{GATEWAY, HOST, Pod, bridge, on, portmap, tcp, udp};
 use crate::chained::{self, at, both_backends};
 
@@ -478,7 +479,7 @@ fn udp_clients_follow(host: &Host, backend: &str) {
     answered(&client);
     drop(server);
     two.container.destroy();
-    three.map(host, &conf).expect_result();
+    take_over(host, &three, &conf);
     let server = three.container.echo_server(8080);
     answered(&client);
     drop(server);

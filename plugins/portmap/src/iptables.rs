@@ -6,7 +6,7 @@
 //! -A POSTROUTING -m comment --comment ".." -j CNI-HOSTPORT-MASQ
 //! -A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \"N\" id: \"C\"" \
 //!     -m multiport --dports 8080 -j CNI-DN-H
-//! -A CNI-DN-H -m comment --comment "<owner>, ns: 4026532294 /run/netns/x"
+//! -A CNI-DN-H -m comment --comment "<owner>, ns: 4026532294/71 /run/netns/x"
 //! -A CNI-DN-H -s 10.1.0.0/24 -p tcp -m tcp --dport 8080 -j CNI-HOSTPORT-SETMARK
 //! -A CNI-DN-H -s 127.0.0.1/32 -p tcp -m tcp --dport 8080 -j CNI-HOSTPORT-SETMARK
 //! -A CNI-DN-H -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.1.0.2:80
@@ -388,7 +388,10 @@ impl Adding<'_> {
 
     /// Whether its owner is not alive any more, and it is in the way.
     fn is_stale(&self, there: &Mapped) -> bool {
-        let dead = there.marker.as_ref().is_some_and(|marker| !marker.is_alive());
+        let dead = there
+            .marker
+            .as_ref()
+            .is_some_and(|marker| !marker.is_alive(self.claimant.place.as_ref()));
         dead && (self.is_wanted(there) || there.target == self.target.address.ip())
     }
 

@@ -8,7 +8,7 @@
 //!     }
 //!     map one_address { .. }                    # and of one: address . protocol . port
 //!     set containers {                          # where ports lead
-//!         elements = { 10.1.0.2 comment "<owner>, ports: 1, ns: 4026532294 /run/netns/x" }
+//!         elements = { 10.1.0.2 comment "<owner>, ports: 1, ns: 4026532294/71 /run/netns/x" }
 //!     }
 //!     chain mapped_prerouting {                 # and mapped_output
 //!         type nat hook prerouting priority -90; policy accept;

@@ -27,6 +27,7 @@ pub(crate) fn stand_aside(
     claimant: &Claimant,
     out: &mut Transaction,
 ) -> Result<Option<Error>> {
+    let own = claimant.place.as_ref();
     for family in FAMILIES {
         let table = nft_table(family, TABLE);
         let target = claimant.plan.targets.iter().find(|target| target.family() == family);
@@ -40,7 +41,7 @@ pub(crate) fn stand_aside(
             let rules = socket.rules(&Chain::regular(&table, name.clone()))?;
             let marker = marker(&rules);
             let wanted = target.and_then(|target| Some((target, wanted_by(target, &rules)?)));
-            let is_alive = marker.as_ref().is_none_or(Marker::is_alive);
+            let is_alive = marker.as_ref().is_none_or(|marker| marker.is_alive(own));
             match wanted {
                 _ if is_own(claimant, &name, marker.as_ref()) => going.push(name),
                 Some(_) if !is_alive => going.push(name),

@@ -22,7 +22,7 @@ fn a_marker_is_the_first_rule_without_a_target() {
     assert_eq!(marker(&[other.clone(), mark.clone()]), None);
     assert_eq!(marker(&[mark.jump("ACCEPT")]), None);
     assert_eq!(Marker::read("CNI portfwd masquerade mark"), None);
-    assert!(Marker::read(key).expect("a key is enough").is_alive(), "nothing says it is dead");
+    assert!(Marker::read(key).expect("a key is enough").is_alive(None), "nothing says it is dead");
 }
 
 #[test]

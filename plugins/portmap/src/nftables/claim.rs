@@ -242,7 +242,8 @@ impl<'a, 'o> Adding<'a, 'o> {
     fn plan_address(&mut self, leaving: &mut Vec<Claim>) -> linux::Result<()> {
         let there = self.find_container(self.address())?;
         let Some(there) = there else { return Ok(()) };
-        if there.owner != self.claimant.owner.key() && there.is_alive() {
+        if there.owner != self.claimant.owner.key() && there.is_alive(self.claimant.place.as_ref())
+        {
             let whose = self.describe(&there)?;
             self.conflict.get_or_insert_with(|| {
                 Error::internal(format!(
@@ -302,7 +303,9 @@ impl<'a, 'o> Adding<'a, 'o> {
             return *alive;
         }
         let alive = match self.find_container(claim.target) {
-            Ok(Some(container)) => container.owner == owner && container.is_alive(),
+            Ok(Some(container)) => {
+                container.owner == owner && container.is_alive(self.claimant.place.as_ref())
+            }
             Ok(None) => false,
             // It cannot be told.
             Err(_) => true,

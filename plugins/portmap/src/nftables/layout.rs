@@ -406,8 +406,9 @@ impl Container {
         })
     }
 
-    pub(super) fn is_alive(&self) -> bool {
-        self.place.as_ref().is_none_or(Place::is_alive)
+    /// As `own` sees it, who wants to know.
+    pub(super) fn is_alive(&self, own: Option<&Place>) -> bool {
+        self.place.as_ref().is_none_or(|place| place.is_alive(own))
     }
 }
 
