@@ -221,12 +221,7 @@ fn works_as_one_behind_flannel(host: &Host, version: &str) {
             one.expect_ping(&address);
             host.expect_ping(&address);
         }
-        let server = one.echo_server(8080);
-        let at = "192.0.2.1:18080".parse().expect("an address and a port");
-        for (who, answer) in [("outside", outside.tcp(at)), ("host", host.tcp(at))] {
-            assert!(answer.is_ok(), "{who}: {answer:?}");
-        }
-        drop(server);
+        expect_published(host, &outside, &one);
         assert!(one.routes("100").join("\n").contains("default via 10.1.17.250"));
         run(host, "check", &one, 18080);
         run(host, "check", &two, 18081);
@@ -252,6 +247,16 @@ fn works_as_one_behind_flannel(host: &Host, version: &str) {
     }
 }
 
+/// Port 18080 of the host leads to the container's 8080.
+#[track_caller]
+fn expect_published(host: &Host, outside: &Container, container: &Container) {
+    let _server = container.echo_server(8080);
+    let at = "192.0.2.1:18080".parse().expect("an address and a port");
+    for (who, answer) in [("outside", outside.tcp(at)), ("host", host.tcp(at))] {
+        assert!(answer.is_ok(), "{who}: {answer:?}");
+    }
+}
+
 fn works_as_one_in_a_vrf(host: &Host) {
     let mut list = plugins(None);
     list[0]["isDefaultGateway"] = true.into();
@@ -268,12 +273,7 @@ fn works_as_one_in_a_vrf(host: &Host) {
     for address in add(host, &one, 18080) {
         host.expect_ping(&address);
     }
-    let server = one.echo_server(8080);
-    let at = "192.0.2.1:18080".parse().expect("an address and a port");
-    for (who, answer) in [("outside", outside.tcp(at)), ("host", host.tcp(at))] {
-        assert!(answer.is_ok(), "{who}: {answer:?}");
-    }
-    drop(server);
+    expect_published(host, &outside, &one);
     run(host, "check", &one, 18080);
     run(host, "del", &one, 18080);
     assert_eq!(one.links(), ["lo"]);
