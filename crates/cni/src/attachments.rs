@@ -1,53 +1,47 @@
 //! The attachments that must survive a GC.
 
-use crate::config::ConfError;
+use crate::config::{self, ConfError};
 use crate::request::AttachmentId;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 /// A set of attachments, as `cni.dev/valid-attachments` lists them.
-///
-/// A node can have thousands, so their text stays where it is, in the
-/// configuration: an attachment takes 16 bytes. As a tree of JSON values it
-/// would take 900.
 #[derive(Debug, Clone, Copy)]
-pub struct Attachments<'n> {
-    config: &'n [u8],
-    list: &'n List,
-}
+pub struct Attachments<'n>(&'n List);
 
-/// Where attachments stand in a configuration; sorted by what stands there.
+/// Attachments in little memory: their names, and 16 bytes for each.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct List {
+    /// Container and interface.
     entries: Vec<[Span; 2]>,
-    /// Text that the configuration writes in another way, with escapes.
-    unescaped: Vec<u8>,
+    names: Vec<u8>,
 }
 
-/// A piece of the configuration or, behind its end, of the unescaped text.
+/// A piece of the names.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Span {
     start: u32,
     length: u32,
 }
 
-impl<'n> Attachments<'n> {
+impl Attachments<'_> {
     /// Is `attachment` one of them?
     pub fn contains(&self, attachment: &AttachmentId) -> bool {
         let wanted = [attachment.container_id.as_bytes(), attachment.ifname.as_bytes()];
-        self.list.entries.binary_search_by(|entry| self.names(entry).cmp(&wanted)).is_ok()
+        self.0.entries.binary_search_by(|entry| self.0.names(entry).cmp(&wanted)).is_ok()
     }
 
     /// Does one of them belong to this container?
     pub fn has_container(&self, container_id: &str) -> bool {
-        let is = |entry: &[Span; 2]| self.names(entry)[0].cmp(container_id.as_bytes());
-        self.list.entries.binary_search_by(is).is_ok()
+        let is = |entry: &[Span; 2]| self.0.names(entry)[0].cmp(container_id.as_bytes());
+        self.0.entries.binary_search_by(is).is_ok()
     }
 
     /// All of them, by container and interface.
     pub fn iter(&self) -> impl Iterator<Item = AttachmentId> {
-        self.list.entries.iter().map(|entry| {
+        self.0.entries.iter().map(|entry| {
             let [container_id, ifname] =
-                self.names(entry).map(|name| String::from_utf8_lossy(name).into_owned());
+                self.0.names(entry).map(|name| String::from_utf8_lossy(name).into_owned());
             AttachmentId { container_id, ifname }
         })
     }
@@ -57,109 +51,119 @@ impl<'n> Attachments<'n> {
         let one = |id: AttachmentId| json!({"containerID": id.container_id, "ifname": id.ifname});
         self.iter().map(one).collect()
     }
-
-    fn names(&self, entry: &[Span; 2]) -> [&'n [u8]; 2] {
-        self.list.names(self.config, entry)
-    }
 }
 
 impl List {
-    fn names<'a>(&'a self, config: &'a [u8], entry: &[Span; 2]) -> [&'a [u8]; 2] {
-        entry.map(|Span { start, length }| {
-            let (start, length) = (start as usize, length as usize);
-            match start.checked_sub(config.len()) {
-                None => &config[start..start + length],
-                Some(start) => &self.unescaped[start..start + length],
-            }
-        })
-    }
-}
-
-/// Collects attachments in the order in which a configuration lists them.
-pub(crate) struct Collector<'c> {
-    config: &'c [u8],
-    /// Up to where its text has been used; none where what was read is not its
-    /// text, but one without invalid UTF-8.
-    at: Option<usize>,
-    list: List,
-}
-
-impl<'c> Collector<'c> {
-    pub(crate) fn new(config: &'c [u8]) -> Collector<'c> {
-        let at = str::from_utf8(config).is_ok().then_some(0);
-        Collector { config, at, list: List::default() }
+    fn names(&self, entry: &[Span; 2]) -> [&[u8]; 2] {
+        entry.map(|Span { start, length }| &self.names[start as usize..][..length as usize])
     }
 
-    pub(crate) fn push(&mut self, attachment: &AttachmentId) {
-        let last = self.list.entries.last().copied().unwrap_or_default();
+    fn push(&mut self, attachment: &AttachmentId) {
+        let last = self.entries.last().copied().unwrap_or_default();
         let container = self.place(&attachment.container_id, last[0]);
         let ifname = self.place(&attachment.ifname, last[1]);
-        self.list.entries.push([container, ifname]);
+        self.entries.push([container, ifname]);
     }
 
-    /// Where `name` stands: where `last` does, or further on. So all of them
-    /// together cost one pass.
+    /// Where `name` stands: where `last` does, if it is the same.
     fn place(&mut self, name: &str, last: Span) -> Span {
-        /// An attachment with much white space.
-        const NEAR: usize = 4096;
-        let name = name.as_bytes();
-        if name.is_empty() {
-            return Span::default();
-        }
-        if self.list.names(self.config, &[last, last])[0] == name {
+        if self.names(&[last, last])[0] == name.as_bytes() {
             return last;
         }
-        let found = self.at.and_then(|at| {
-            let near = &self.config[at..self.config.len().min(at + NEAR + name.len())];
-            Some(at + near.windows(name.len()).position(|text| text == name)?)
-        });
-        let start = match found {
-            Some(start) => {
-                self.at = Some(start + name.len());
-                start
-            }
-            None => {
-                self.list.unescaped.extend(name);
-                self.config.len() + self.list.unescaped.len() - name.len()
-            }
-        };
+        let start = self.names.len();
+        self.names.extend(name.as_bytes());
         // A configuration has at most some MiB.
         Span { start: start as u32, length: name.len() as u32 }
     }
 
-    pub(crate) fn finish(self) -> List {
-        let Collector { config, mut list, .. } = self;
-        let mut entries = std::mem::take(&mut list.entries);
-        entries.sort_unstable_by(|a, b| list.names(config, a).cmp(&list.names(config, b)));
-        List { entries, ..list }
+    fn sort(&mut self) {
+        let List { entries, names } = self;
+        let text = |Span { start, length }: Span| &names[start as usize..][..length as usize];
+        entries.sort_unstable_by(|a, b| a.map(text).cmp(&b.map(text)));
     }
 }
 
-/// What a configuration says under the two names of the list. They are kept
-/// out of the document itself.
+/// The list of attachments of a configuration. It can stand under two names.
 #[derive(Default, Clone)]
-pub(crate) struct Listed([Option<Result<List, ConfError>>; 2]);
+pub(crate) struct Listed {
+    /// Under which name, and what is wrong with it.
+    counts: Option<(usize, Result<List, ConfError>)>,
+    /// Where lists began in the text that they were taken out of.
+    places: Vec<usize>,
+}
 
 impl Listed {
     /// By falling importance; the runtime writes both, for plugins of any age.
-    const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+    pub(crate) const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
-    /// The place for the value of `key`, if `key` is one of the names.
-    pub(crate) fn slot(&mut self, key: &str) -> Option<&mut Option<Result<List, ConfError>>> {
-        let at = Listed::KEYS.iter().position(|name| key.eq_ignore_ascii_case(name))?;
-        Some(&mut self.0[at])
+    /// Which of the names `key` is.
+    pub(crate) fn named(key: &str) -> Option<usize> {
+        Listed::KEYS.iter().position(|name| key.eq_ignore_ascii_case(name))
     }
 
-    /// The one that counts in `config`, or what is wrong with it under its key.
-    pub(crate) fn read<'n>(
-        &'n self,
-        config: &'n [u8],
-    ) -> Result<Option<Attachments<'n>>, (&'static str, &'n ConfError)> {
-        match Listed::KEYS.into_iter().zip(&self.0).find(|(_, list)| list.is_some()) {
-            Some((_, Some(Ok(list)))) => Ok(Some(Attachments { config, list })),
-            Some((key, Some(Err(error)))) => Err((key, error)),
-            _ => Ok(None),
+    /// A list begins, at this place of the text. Of two of a name the last counts.
+    pub(crate) fn begin(&mut self, name: usize, place: usize) {
+        self.places.push(place);
+        if self.counts.as_ref().is_none_or(|(counts, _)| *counts >= name) {
+            self.counts = Some((name, Ok(List::default())));
         }
+    }
+
+    /// The next item of the list that began under this name.
+    pub(crate) fn item(&mut self, name: usize, item: Result<AttachmentId, ConfError>) {
+        if let Some((counts, list)) = &mut self.counts
+            && *counts == name
+            && let Ok(items) = list
+        {
+            match item {
+                Ok(attachment) => items.push(&attachment),
+                Err(e) => *list = Err(e),
+            }
+        }
+    }
+
+    /// What the document has under this name, the items of lists taken out. Null is
+    /// an empty list, unless there is another.
+    pub(crate) fn settle(&mut self, name: usize, value: &Value) {
+        let counts = self.counts.as_ref().map(|(counts, _)| *counts);
+        match config::decode::<Option<Vec<AttachmentId>>>(value) {
+            Ok(_) if counts.is_some_and(|counts| counts <= name) => {}
+            Ok(_) => self.counts = Some((name, Ok(List::default()))),
+            Err(_) if counts.is_some_and(|counts| counts < name) => {}
+            Err(e) => self.counts = Some((name, Err(e))),
+        }
+    }
+
+    /// Nothing more comes.
+    pub(crate) fn end(&mut self) {
+        if let Some((_, Ok(list))) = &mut self.counts {
+            list.sort();
+        }
+    }
+
+    /// The one that counts, or what is wrong with it under its key.
+    pub(crate) fn read(&self) -> Result<Option<Attachments<'_>>, (&'static str, &ConfError)> {
+        match &self.counts {
+            None => Ok(None),
+            Some((_, Ok(list))) => Ok(Some(Attachments(list))),
+            Some((name, Err(error))) => Err((Listed::KEYS[*name], error)),
+        }
+    }
+
+    /// `text` with the list again wherever one was taken out.
+    pub(crate) fn put_back<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
+        let Ok(Some(attachments)) = self.read() else { return text.into() };
+        let list = attachments.to_json().to_string();
+        let items = &list.as_bytes()[1..list.len() - 1];
+        let mut whole = Vec::with_capacity(text.len() + self.places.len() * items.len());
+        let mut from = 0;
+        for place in &self.places {
+            whole.extend(&text[from..*place]);
+            whole.extend(items);
+            from = *place;
+        }
+        whole.extend(&text[from..]);
+        whole.into()
     }
 }
 

@@ -21,8 +21,6 @@ mod surrogates;
 
 pub use fold::ConfError;
 
-use crate::attachments::{Collector, List, Listed};
-use crate::request::AttachmentId;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -32,20 +30,9 @@ use std::fmt;
 /// # Errors
 /// The decoder's text, with line and column.
 pub fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
-    read(bytes, Merging::Inner)
-}
-
-/// Parses a network configuration, and keeps its lists of attachments apart.
-pub(crate) fn parse_network(bytes: &[u8]) -> Result<(Value, Listed), serde_json::Error> {
-    let mut lists = Listed::default();
-    let document = read(bytes, Merging::Document(bytes, &mut lists))?;
-    Ok((document, lists))
-}
-
-fn read(bytes: &[u8], seed: Merging) -> Result<Value, serde_json::Error> {
     let text = surrogates::replace_lone(String::from_utf8_lossy(bytes));
     let mut deserializer = serde_json::Deserializer::from_str(&text);
-    let value = seed.deserialize(&mut deserializer)?;
+    let value = Merging.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
 }
@@ -91,17 +78,9 @@ fn merge(earlier: &mut Value, later: Value) {
 }
 
 /// Reads any JSON value; repeated keys are merged.
-enum Merging<'l> {
-    /// A value inside another.
-    Inner,
-    /// A configuration: its lists of attachments go where this says, and are
-    /// not in the value.
-    Document(&'l [u8], &'l mut Listed),
-    /// The value of such a list: if it is one, it goes where this says.
-    List(&'l [u8], &'l mut Option<Result<List, ConfError>>),
-}
+struct Merging;
 
-impl<'de> DeserializeSeed<'de> for Merging<'_> {
+impl<'de> DeserializeSeed<'de> for Merging {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -109,7 +88,7 @@ impl<'de> DeserializeSeed<'de> for Merging<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Merging<'_> {
+impl<'de> Visitor<'de> for Merging {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,33 +124,17 @@ impl<'de> Visitor<'de> for Merging<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        if let Merging::List(config, list) = self {
-            *list = Some(attachments(config, seq)?);
-            return Ok(Value::Null);
-        }
         let mut list = Vec::new();
-        while let Some(item) = seq.next_element_seed(Merging::Inner)? {
+        while let Some(item) = seq.next_element_seed(Merging)? {
             list.push(item);
         }
         Ok(list.into())
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            if let Merging::Document(config, lists) = &mut self
-                && let Some(slot) = lists.slot(&key)
-            {
-                let mut list = None;
-                let other = map.next_value_seed(Merging::List(config, &mut list))?;
-                // Null is an empty list, unless there is another.
-                *slot = match other {
-                    Value::Null => list.or(slot.take()).or(Some(Ok(List::default()))),
-                    other => Some(decode::<Vec<AttachmentId>>(&other).map(|_| List::default())),
-                };
-                continue;
-            }
-            let value = map.next_value_seed(Merging::Inner)?;
+            let value = map.next_value_seed(Merging)?;
             match object.get_mut(&key) {
                 Some(slot) => merge(slot, value),
                 None => _ = object.insert(key, value),
@@ -179,25 +142,6 @@ impl<'de> Visitor<'de> for Merging<'_> {
         }
         Ok(object.into())
     }
-}
-
-/// Reads attachments one at a time: as a tree of values they would take ten
-/// times the memory. What is wrong with one matters only to who asks for them.
-fn attachments<'de, A: SeqAccess<'de>>(
-    config: &[u8],
-    mut items: A,
-) -> Result<Result<List, ConfError>, A::Error> {
-    let mut list = Collector::new(config);
-    let mut read = Ok(());
-    let mut at = 0usize;
-    while let Some(item) = items.next_element_seed(Merging::Inner)? {
-        match decode::<AttachmentId>(&item) {
-            Ok(attachment) => list.push(&attachment),
-            Err(e) => read = read.and(Err(e.inside(&format!("[{at}]")))),
-        }
-        at += 1;
-    }
-    Ok(read.map(|()| list.finish()))
 }
 
 #[cfg(test)]

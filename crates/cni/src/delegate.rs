@@ -216,7 +216,7 @@ impl<'a> Delegate<'a> {
             }
         })?;
         self.ran.set(true);
-        finish(file, child, self.network.raw())
+        finish(file, child, &self.network.whole())
     }
 }
 

@@ -18,10 +18,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// The largest configuration that is read, in bytes. Real ones have a few
-/// thousand; the limit keeps a broken runtime from filling the memory.
-const CONFIG_LIMIT: u64 = 16 << 20;
-
 /// What the runtime wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
@@ -293,8 +289,7 @@ fn serve(
     if verb == Some(Verb::Version) {
         return Ok(Answer::Document(version_reply(plugin)));
     }
-    let raw = read_config(stdin)?;
-    let document = Document::parse(&raw)?;
+    let document = Document::read(stdin)?;
     if let Some(log) = log {
         log.network(document.name.as_str());
     }
@@ -306,7 +301,7 @@ fn serve(
     };
     let version = negotiate(plugin, verb, &document.version)?;
     let network =
-        Network::from_parts(document, version, raw, environment.path.clone(), registry).logged(log);
+        Network::from_parts(document, version, environment.path.clone(), registry).logged(log);
     if !verb.is_for_an_attachment() {
         match verb {
             Verb::Gc => plugin.gc(&network)?,
@@ -353,31 +348,6 @@ fn version_reply(plugin: &dyn Plugin) -> Vec<u8> {
         supported.join(",")
     )
     .into_bytes()
-}
-
-fn read_config(stdin: &mut dyn Read) -> Result<Vec<u8>> {
-    let mut raw = Vec::with_capacity(8192);
-    match stdin.take(CONFIG_LIMIT + 1).read_to_end(&mut raw) {
-        // A runtime may close fd 0; the reference reads that as empty.
-        Err(e) if e.raw_os_error() == Some(9) => {}
-        Err(e) => {
-            return Err(Error::new(
-                Code::IO,
-                format!("read the network configuration from stdin: {e}"),
-            ));
-        }
-        Ok(_) => {}
-    }
-    if raw.len() as u64 > CONFIG_LIMIT {
-        return Err(Error::new(
-            Code::DECODE,
-            format!(
-                "read the network configuration from stdin: it is larger than {} MiB",
-                CONFIG_LIMIT >> 20
-            ),
-        ));
-    }
-    Ok(raw)
 }
 
 /// Is the configuration's version one of the plugin's, and does it have the

@@ -27,6 +27,7 @@ pub mod config;
 pub mod delegate;
 pub mod dispatch;
 pub mod error;
+mod intake;
 pub mod log;
 pub mod plugin;
 pub mod request;

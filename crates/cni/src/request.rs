@@ -3,14 +3,17 @@
 
 use crate::attachments::{Attachments, Listed};
 use crate::config::{self, ConfError};
+use crate::intake::{Intake, Taken};
 use crate::log::Log;
 use crate::versions::{self, Version};
 use crate::{Code, Error, Plugin, Result, Success};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Names what the runtime made: the ID of a container.
@@ -128,8 +131,8 @@ pub struct Network {
     name: NetworkName,
     version: Version,
     config: Value,
-    lists: Listed,
-    raw: Vec<u8>,
+    listed: Listed,
+    text: Vec<u8>,
     path: OsString,
     registry: &'static [&'static dyn Plugin],
     log: Option<&'static Log>,
@@ -149,21 +152,20 @@ impl Network {
         path: OsString,
         registry: &'static [&'static dyn Plugin],
     ) -> Result<Network> {
-        let document = Document::parse(&raw)?;
+        let document = Document::read(&mut raw.as_slice())?;
         let version = document.version.as_str();
         let version = version.parse().map_err(|()| incompatible(version, Version::ALL))?;
-        Ok(Network::from_parts(document, version, raw, path, registry))
+        Ok(Network::from_parts(document, version, path, registry))
     }
 
     pub(crate) fn from_parts(
         document: Document,
         version: Version,
-        raw: Vec<u8>,
         path: OsString,
         registry: &'static [&'static dyn Plugin],
     ) -> Network {
-        let Document { name, config, lists, .. } = document;
-        Network { name, version, config, lists, raw, path, registry, log: None }
+        let Document { name, config, listed, text, .. } = document;
+        Network { name, version, config, listed, text, path, registry, log: None }
     }
 
     /// Has what delegates do in this process written down as well.
@@ -206,9 +208,15 @@ impl Network {
         &self.config
     }
 
-    /// The configuration, byte by byte as it came: what delegates get.
-    pub fn raw(&self) -> &[u8] {
-        &self.raw
+    /// The configuration, byte by byte as it came, but for what stood in lists of
+    /// attachments.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// The configuration as it came: what delegates get.
+    pub(crate) fn whole(&self) -> Cow<'_, [u8]> {
+        self.listed.put_back(&self.text)
     }
 
     /// The configuration as a type.
@@ -237,7 +245,7 @@ impl Network {
     /// # Errors
     /// Code 7 when the list is malformed: then nothing may be removed either.
     pub fn valid_attachments(&self) -> Result<Option<Attachments<'_>>> {
-        self.lists.read(&self.raw).map_err(|(key, e)| {
+        self.listed.read().map_err(|(key, e)| {
             Error::invalid_config(format!("read the valid attachments in {key}: {e}"))
         })
     }
@@ -307,12 +315,21 @@ impl Request {
 pub(crate) struct Document {
     pub(crate) name: NetworkName,
     pub(crate) version: String,
-    pub(crate) config: Value,
-    pub(crate) lists: Listed,
+    config: Value,
+    listed: Listed,
+    text: Vec<u8>,
 }
 
+/// The largest configuration that is read, in bytes. Real ones have a few
+/// thousand; the limit keeps a broken runtime from filling the memory.
+const CONFIG_LIMIT: u64 = 16 << 20;
+
 impl Document {
-    pub(crate) fn parse(raw: &[u8]) -> Result<Document> {
+    /// Reads it to its end.
+    ///
+    /// # Errors
+    /// Code 5 when it cannot be read, 6 when it cannot be decoded, 7 for a bad name.
+    pub(crate) fn read(source: &mut dyn Read) -> Result<Document> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
         struct Head {
@@ -320,13 +337,30 @@ impl Document {
             #[serde(rename = "cniVersion")]
             version: String,
         }
-        let (config, lists) = config::parse_network(raw).map_err(|e| {
-            Error::new(Code::DECODE, format!("decode the network configuration on stdin: {e}"))
-        })?;
-        let head: Head = config::decode(&config).map_err(|e| {
-            Error::new(Code::DECODE, format!("decode the network configuration on stdin: {e}"))
-        })?;
-        Ok(Document { name: NetworkName::new(head.name)?, version: head.version, config, lists })
+        let undecodable = |why: String| {
+            Error::new(Code::DECODE, format!("decode the network configuration on stdin: {why}"))
+        };
+        let Taken { text, document, listed } = take(source)?.finish().map_err(undecodable)?;
+        let head: Head = config::decode(&document).map_err(|e| undecodable(e.to_string()))?;
+        let name = NetworkName::new(head.name)?;
+        Ok(Document { name, version: head.version, config: document, listed, text })
+    }
+}
+
+/// Takes all of it in.
+fn take(source: &mut dyn Read) -> Result<Intake> {
+    let mut intake = Intake::default();
+    let unreadable = |code, why: String| {
+        Error::new(code, format!("read the network configuration from stdin: {why}"))
+    };
+    match io::copy(&mut source.take(CONFIG_LIMIT + 1), &mut intake) {
+        Ok(length) if length > CONFIG_LIMIT => {
+            let most = CONFIG_LIMIT >> 20;
+            Err(unreadable(Code::DECODE, format!("it is larger than {most} MiB")))
+        }
+        // A runtime may close fd 0; the reference reads that as empty.
+        Err(e) if e.raw_os_error() != Some(9) => Err(unreadable(Code::IO, e.to_string())),
+        _ => Ok(intake),
     }
 }
 

@@ -108,7 +108,7 @@ impl Plan {
         // Over everything else.
         let over = conf.object("args", "args.")?.object("cni", "args.cni.")?;
         conf.text("dataDir")?;
-        refuse_repeated_keys(network.raw())?;
+        refuse_repeated_keys(network.text())?;
 
         let given = [runtime.text("mac")?.unwrap_or_default(), mac_argument];
         let given = given.into_iter().find(|mac| !mac.is_empty());

@@ -20,7 +20,7 @@ pub struct ConfError {
 }
 
 impl ConfError {
-    pub(super) fn inside(mut self, outer: &str) -> ConfError {
+    pub(crate) fn inside(mut self, outer: &str) -> ConfError {
         let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
         self.path = format!("{outer}{dot}{}", self.path);
         self
