@@ -3,7 +3,7 @@
 //! as this attachment's.
 
 use crate::identity::digest;
-use cni::{AttachmentId, Error, IpConfig, NetworkName, Request, Result, Success};
+use cni::{AttachmentId, Attachments, Error, IpConfig, NetworkName, Request, Result, Success};
 use ipnetwork::IpNetwork;
 use linux::Family;
 use linux::nft::COMMENT_MAX;
@@ -101,6 +101,35 @@ impl Owner {
         cut(&mut comment);
         comment
     }
+}
+
+/// The marks of the attachments of a network that are valid: 8 bytes for each.
+#[derive(Debug, Clone)]
+pub struct Owners {
+    prefix: String,
+    marks: Vec<u64>,
+}
+
+impl Owners {
+    /// Those of `valid`.
+    pub fn new(network: &NetworkName, valid: &Attachments) -> Owners {
+        let mark = |id: AttachmentId| mark(&hash(&format!("{}:{}", id.ifname, id.container_id)));
+        let mut marks: Vec<u64> = valid.iter().filter_map(mark).collect();
+        marks.sort_unstable();
+        Owners { prefix: Owner::prefix(network), marks }
+    }
+
+    /// Is `text` the key of an attachment of the network, or a comment that begins
+    /// with one, and the attachment none of these?
+    pub fn lack(&self, text: &str) -> bool {
+        let Some(rest) = text.strip_prefix(&self.prefix) else { return false };
+        mark(rest).is_none_or(|mark| self.marks.binary_search(&mark).is_err())
+    }
+}
+
+/// The number whose hexadecimal digits `text` begins with.
+fn mark(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.get(..HASH_DIGITS)?, 16).ok()
 }
 
 /// The key in a comment that [`Owner`] wrote; `None` in any other.

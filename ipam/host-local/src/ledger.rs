@@ -35,6 +35,10 @@ const DOUBT_AFTER: u64 = 60;
 /// used.
 const SOME: usize = 4096;
 
+/// Leases of which GC makes an index. It has the list of all attachments in memory;
+/// the index of more is left to the next verb.
+const FEW: usize = 1024;
+
 /// Who gets an address.
 #[derive(Debug, Clone)]
 pub(crate) struct Owner {
@@ -149,7 +153,7 @@ impl Ledger {
         if self.complete {
             return Ok(());
         }
-        self.walk(outdated.as_ref(), &mut |_, _, _| true)
+        self.walk(outdated.as_ref(), usize::MAX, &mut |_, _, _| true)
     }
 
     pub(crate) fn dir(&self) -> &Dir {
@@ -162,23 +166,27 @@ impl Ledger {
     }
 
     /// Reads all leases, and knows of those that `keep` wants kept: those it does
-    /// not are about to be removed. `previous` is an index, however old, whose
-    /// knowledge of owners is kept where it is about the same leases.
+    /// not are about to be removed. Of more than `most` it knows nothing. `previous`
+    /// is an index, however old, whose knowledge of owners is kept where it is about
+    /// the same leases.
     fn walk(
         &mut self,
         previous: Option<&Index>,
+        most: usize,
         keep: &mut dyn FnMut(IpAddr, &Holder, u64) -> bool,
     ) -> Result<()> {
         // First, so that a change made meanwhile without the lock shows.
         self.set_stamp();
         // At once, because growing leaves pieces behind; what is not reached is not
         // real.
-        let entries = Vec::with_capacity(SOME);
+        let entries = Vec::with_capacity(SOME.min(most));
         let mut found = Found { walked: self.now, entries, ..Found::default() };
+        let mut left = most;
         self.leases.walk(|ip, holder, made| {
-            if !keep(ip, &holder, made) {
+            if !keep(ip, &holder, made) || left == 0 {
                 return;
             }
+            left -= 1;
             let n = number(ip);
             if holder != Holder::Nobody {
                 found.occupied.insert(n);
@@ -191,7 +199,7 @@ impl Ledger {
             }
         })?;
         self.known = Known::Memory(found);
-        self.complete = true;
+        self.complete = left > 0;
         Ok(())
     }
 
@@ -199,8 +207,8 @@ impl Ledger {
     fn walk_again(&mut self) -> Result<()> {
         let known = std::mem::replace(&mut self.known, Known::Memory(Found::default()));
         match known {
-            Known::Index(index) => self.walk(Some(&index), &mut |_, _, _| true),
-            Known::Memory(_) => self.walk(None, &mut |_, _, _| true),
+            Known::Index(index) => self.walk(Some(&index), usize::MAX, &mut |_, _, _| true),
+            Known::Memory(_) => self.walk(None, usize::MAX, &mut |_, _, _| true),
         }
     }
 
@@ -437,7 +445,7 @@ impl Ledger {
         };
         match self.complete {
             true => self.leases.walk(|ip, holder, made| _ = stays(ip, &holder, made))?,
-            false => self.walk(outdated.as_ref(), &mut stays)?,
+            false => self.walk(outdated.as_ref(), FEW, &mut stays)?,
         }
         let errors = self.remove(&doomed);
         // What could not be removed is not among what is known.

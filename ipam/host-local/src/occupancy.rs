@@ -45,14 +45,21 @@ impl Occupancy {
         });
         let (word, bit) = place_in_page(n);
         self.pages[at].bits[word] |= bit;
-        self.changed.push(self.pages[at].place);
+        self.change(at);
     }
 
     pub(crate) fn remove(&mut self, n: u128) {
         let Ok(at) = self.position(n) else { return };
         let (word, bit) = place_in_page(n);
         self.pages[at].bits[word] &= !bit;
-        self.changed.push(self.pages[at].place);
+        self.change(at);
+    }
+
+    fn change(&mut self, at: usize) {
+        let place = self.pages[at].place;
+        if self.changed.last() != Some(&place) {
+            self.changed.push(place);
+        }
     }
 
     pub(crate) fn contains(&self, n: u128) -> bool {

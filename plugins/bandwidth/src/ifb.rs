@@ -4,7 +4,7 @@
 use crate::bucket;
 use crate::place::Place;
 use crate::redirect;
-use attach::chained::{Owner, key_of};
+use attach::chained::{Owner, Owners, key_of};
 use attach::identity::digest;
 use attach::{ability, kernel};
 use cni::{AttachmentId, Attachments, Error, Network, NetworkName, Request, Result, Success};
@@ -199,12 +199,11 @@ pub(crate) fn take_back(socket: &Socket, name: &str) -> Result<()> {
 /// # Errors
 /// The kernel's.
 pub(crate) fn stale(host: &Socket, network: &Network, valid: &Attachments) -> Result<Vec<Link>> {
-    let keys: Vec<Owner> = valid.iter().map(|id| Owner::new(network.name(), &id)).collect();
-    let prefix = Owner::prefix(network.name());
+    let owners = Owners::new(network.name(), valid);
     let mut stale = Vec::new();
     for ifb in link::list_kind(host, KIND).map_err(kernel)? {
         let is_stale = match key(&ifb) {
-            Some(key) => key.starts_with(&prefix) && keys.iter().all(|owner| owner.key() != key),
+            Some(key) => owners.lack(key),
             None => {
                 let is_valid = |id| names(network.name(), &id).contains(&ifb.name);
                 is_name(&ifb.name) && !valid.iter().any(is_valid) && is_left_behind(host, &ifb)?

@@ -25,7 +25,7 @@ mod iptables;
 mod nftables;
 
 use attach::backend::{Backend, FAMILIES, Netfilter};
-use attach::chained::{self, Owner};
+use attach::chained::{self, Owner, Owners};
 use attach::{kernel, undo, verify};
 use cni::{Attachments, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::{Hints, Named, Plan, Settings};
@@ -257,11 +257,8 @@ fn remove(request: &Request) -> Result<()> {
 
 /// Removes what is there of attachments to the network that are not valid.
 fn sweep(network: &Network, valid: &Attachments) -> Result<()> {
-    let owners: Vec<Owner> = valid.iter().map(|a| Owner::new(network.name(), &a)).collect();
-    let prefix = Owner::prefix(network.name());
-    let invalid =
-        |key: &str| key.starts_with(&prefix) && owners.iter().all(|owner| owner.key() != key);
-    release(&invalid, None)
+    let owners = Owners::new(network.name(), valid);
+    release(&|key| owners.lack(key), None)
 }
 
 fn release(belongs: &dyn Fn(&str) -> bool, hints: Option<&Hints>) -> Result<()> {

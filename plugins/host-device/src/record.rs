@@ -262,11 +262,11 @@ pub(crate) fn all() -> Result<Vec<Record>> {
 /// Code 5.
 pub(crate) fn sweep_malformed(network: &Network, valid: &Attachments) -> Result<()> {
     let Some(directory) = open()? else { return Ok(()) };
-    let keep: Vec<String> =
-        valid.iter().map(|id| file_name(network.name().as_str(), &id)).collect();
     let own = format!("{}:", network.name());
+    let is_valid =
+        |name: &str| valid.iter().any(|id| file_name(network.name().as_str(), &id) == name);
     for name in names(&directory)? {
-        if name.starts_with(&own) && !keep.contains(&name) && read(&directory, &name)?.is_none() {
+        if name.starts_with(&own) && read(&directory, &name)?.is_none() && !is_valid(&name) {
             directory.remove(&name).map_err(stored)?;
         }
     }

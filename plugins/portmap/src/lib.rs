@@ -27,7 +27,7 @@ mod nftables;
 mod place;
 
 use attach::backend::{Backend, FAMILIES, Netfilter};
-use attach::chained::{self, Owner};
+use attach::chained::{self, Owner, Owners};
 use attach::{ability, kernel, undo, verify};
 use cni::{Attachments, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::{HostPort, Needs, Plan};
@@ -188,10 +188,8 @@ fn remove(request: &Request, hosts: &[HostPort]) -> Result<()> {
 
 /// Removes what is there of attachments to the network that are not valid.
 fn sweep(network: &Network, valid: &Attachments) -> Result<()> {
-    let keys: Vec<Owner> = valid.iter().map(|a| Owner::new(network.name(), &a)).collect();
-    let prefix = Owner::prefix(network.name());
-    let by_key =
-        |key: &str| key.starts_with(&prefix) && keys.iter().all(|owner| owner.key() != key);
+    let owners = Owners::new(network.name(), valid);
+    let by_key = |key: &str| owners.lack(key);
     // Upstream does not say which interface it was.
     let by_name = |named: &str, container: &str| {
         named == network.name().as_str() && !valid.has_container(container)

@@ -20,11 +20,12 @@
 
 use super::{Owner, cut, multicast, subnet};
 use crate::backend::FAMILIES;
-use crate::identity::digest;
+use crate::chained::{self, Owners};
 use cni::{AttachmentId, Attachments, NetworkName};
 use ipnetwork::IpNetwork;
 use linux::Result;
 use linux::nft::{COMMENT_MAX, Chain, ChainType, Hook, Rule, Socket, Table, Transaction};
+use std::cell::LazyCell;
 
 /// `NF_IP_PRI_NAT_SRC`, which nft calls `srcnat`
 /// (include/uapi/linux/netfilter_ipv4.h at v6.18).
@@ -66,13 +67,7 @@ fn wanted(owner: Owner, address: IpNetwork) -> Rule {
 
 /// What the comments of an attachment start with, and nobody else's.
 pub(super) fn mark(owner: Owner) -> String {
-    let AttachmentId { container_id, ifname } = owner.attachment;
-    format!("{}-{}", network_mark(owner.network), digest(&format!("{ifname}:{container_id}"), 16))
-}
-
-/// What the comments of a network start with, before a `-`.
-fn network_mark(network: &NetworkName) -> String {
-    digest(network.as_str(), 16)
+    chained::Owner::new(owner.network, owner.attachment).key().to_owned()
 }
 
 fn comment(owner: Owner) -> String {
@@ -145,13 +140,9 @@ pub(super) fn plan_sweep(
     valid: &Attachments,
     out: &mut Transaction,
 ) -> Result<()> {
-    let ours = format!("{}-", network_mark(network));
-    let valid: Vec<String> =
-        valid.iter().map(|attachment| mark(Owner { network, attachment: &attachment })).collect();
-    let stale = |comment: &str| {
-        comment.starts_with(&ours) && !valid.iter().any(|valid| comment.starts_with(valid))
-    };
-    delete_all(socket.rules_commented(&checks(), stale)?, out);
+    // Not where there are no rules.
+    let owners = LazyCell::new(|| Owners::new(network, valid));
+    delete_all(socket.rules_commented(&checks(), |comment| owners.lack(comment))?, out);
     Ok(())
 }
 

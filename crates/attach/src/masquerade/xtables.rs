@@ -218,19 +218,24 @@ pub(super) fn remove_legacy(
 }
 
 /// Tells stale chains from others by the comments of their rules.
-struct Stale {
+struct Stale<'a> {
+    network: &'a NetworkName,
     start: String,
-    valid: Vec<String>,
+    valid: &'a Attachments<'a>,
 }
 
-impl Stale {
-    fn new(network: &NetworkName, valid: &Attachments) -> Stale {
-        let valid = valid.iter().map(|valid| comment(network, &valid.container_id)).collect();
-        Stale { start: comment_start(network), valid }
+impl<'a> Stale<'a> {
+    fn new(network: &'a NetworkName, valid: &'a Attachments) -> Stale<'a> {
+        Stale { network, start: comment_start(network), valid }
     }
 
-    fn is(&self, comment: &str) -> bool {
-        comment.starts_with(&self.start) && !self.valid.iter().any(|valid| valid == comment)
+    fn is(&self, text: &str) -> bool {
+        let Some(rest) = text.strip_prefix(&self.start) else { return false };
+        match rest.strip_suffix('"') {
+            Some(container_id) => !self.valid.has_container(container_id),
+            // It was cut.
+            None => !self.valid.iter().any(|id| comment(self.network, &id.container_id) == text),
+        }
     }
 }
 

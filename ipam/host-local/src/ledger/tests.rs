@@ -163,6 +163,29 @@ fn whoever_reads_all_leases_leaves_an_index() {
     assert_eq!(f.held_by("c1"), ["10.1.0.9"]);
 }
 
+/// GC has the list of all attachments in memory, and no room for an index of as
+/// many leases beside it.
+#[test]
+fn a_sweep_of_thousands_leaves_the_index_to_the_next_verb() {
+    let f = Fixture::new("10.1.0.0/16");
+    fs::create_dir(f.path("")).expect("made");
+    for n in 0..=FEW {
+        let name = format!("10.1.{}.{}", 1 + n / 250, 1 + n % 250);
+        fs::write(f.path(&name), format!("c{n}\r\neth0")).expect("written");
+    }
+    let mut ledger = Ledger::open_to_sweep(&f.place).expect("ours").expect("it is there");
+    let gone = Holder::Attachment(id("c7"));
+    let swept = ledger.sweep(u64::MAX..=u64::MAX, |holder| *holder != gone);
+    assert_eq!(swept.expect("readable").len(), 0);
+    ledger.finish();
+    assert_eq!((f.lease("10.1.1.8"), f.lease("10.1.1.9").is_some()), (None, true));
+    let ledger = f.open();
+    assert!(!uses_index(&ledger), "as many as there is room for are too many");
+    ledger.finish();
+    assert!(uses_index(&f.open()));
+    assert_eq!((f.held_by("c7").len(), f.held_by("c8").len()), (0, 1));
+}
+
 #[test]
 fn a_sweep_that_could_not_remove_leaves_no_index() {
     let f = Fixture::new("10.1.0.0/16");
