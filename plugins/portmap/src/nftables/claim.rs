@@ -165,13 +165,14 @@ impl<'a, 'o> Adding<'a, 'o> {
     }
 
     fn plan(&mut self) -> linux::Result<()> {
-        let fresh = self.socket.table(self.layout.table.family, &self.layout.table.name)?.is_none();
+        // The guard of the loopback may be all there is.
+        let fresh = self.socket.sets(&self.layout.table)?.is_empty();
         let mark = self.claimant.plan.mark;
         self.layout.plan_shared(self.socket, mark, self.target.at_loopback, self.out)?;
         let mut leaving = Vec::new();
+        self.check_upstream()?;
         if !fresh {
             self.plan_address(&mut leaving)?;
-            self.check_upstream()?;
         }
         let wanted: Vec<Claim> = self.target.mappings.iter().map(|m| self.claim(*m)).collect();
         let mut arriving = Vec::new();

@@ -64,7 +64,7 @@ fn plan_family(
     let chains = socket.chains(&layout.table)?;
     if staying.is_empty()
         && layout.is_all(&chains, &socket.sets(&layout.table)?)
-        && claims.len() == claims_on_all(socket, layout)?
+        && !others_claim(socket, layout, &claims)?
         && !upstream_has_rules(socket, layout, out)?
     {
         layout.delete_unused(&chains, out);
@@ -88,9 +88,16 @@ fn addresses_of(going: &[Container], claims: &[Claim], staying: &[Container]) ->
     addresses
 }
 
-/// How many ports lead anywhere, whosever they are.
-fn claims_on_all(socket: &Socket, layout: &Layout) -> Result<usize> {
-    Ok(all(socket, &layout.any_address)?.len() + all(socket, &layout.one_address)?.len())
+/// Whether a port leads anywhere but for these, whosever it is.
+fn others_claim(socket: &Socket, layout: &Layout, claims: &[Claim]) -> Result<bool> {
+    let is_another =
+        |element: &Element| Claim::read(element).is_none_or(|claim| !claims.contains(&claim));
+    for set in [&layout.any_address, &layout.one_address] {
+        if !all_where(socket, set, is_another)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The claims of those that go: looked up where they are known, and listed if
@@ -135,17 +142,27 @@ pub(super) fn claims(
     belongs: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<Claim>> {
     let mut claims = Vec::new();
+    let is_own = |element: &Element| {
+        element.comment.as_deref().and_then(chained::key_of).is_some_and(belongs)
+    };
     for set in [&layout.any_address, &layout.one_address] {
-        let elements = all(socket, set)?;
-        let own = elements.iter().filter_map(Claim::read);
-        claims.extend(own.filter(|claim| claim.owner().is_some_and(belongs)));
+        claims.extend(all_where(socket, set, is_own)?.iter().filter_map(Claim::read));
     }
     Ok(claims)
 }
 
 /// The elements of a set; none where somebody removed it.
 fn all(socket: &Socket, set: &Set) -> Result<Vec<Element>> {
-    match socket.elements(set) {
+    all_where(socket, set, |_| true)
+}
+
+/// Those that are wanted.
+fn all_where(
+    socket: &Socket,
+    set: &Set,
+    wanted: impl Fn(&Element) -> bool,
+) -> Result<Vec<Element>> {
+    match socket.elements_where(set, wanted) {
         Err(e) if e.is_not_found() => Ok(Vec::new()),
         other => other,
     }

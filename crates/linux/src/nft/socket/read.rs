@@ -167,16 +167,40 @@ impl Socket {
     ///
     /// [`is_not_found`](Error::is_not_found), and the kernel's others.
     pub fn elements(&self, set: &Set) -> Result<Vec<Element>> {
+        self.elements_where(set, |_| true)
+    }
+
+    /// The elements of a set or map that are wanted. Of thousands of others none is
+    /// kept, unless the set holds ranges.
+    ///
+    /// # Errors
+    ///
+    /// As [`Socket::elements`].
+    pub fn elements_where(
+        &self,
+        set: &Set,
+        wanted: impl Fn(&Element) -> bool,
+    ) -> Result<Vec<Element>> {
         let operation = format!("list elements of {set}");
         let question = wire::get_elements(set, &[])
             .map_err(|cause| Error::invalid(operation.clone(), cause))?
             .operation(operation);
+        if !set.interval {
+            let some = self.netlink.dump(question, |reply| {
+                let mut some = wire::assemble(set, wire::elements(set, reply.body));
+                some.retain(&wanted);
+                (!some.is_empty()).then_some(some)
+            });
+            return Ok(some?.concat());
+        }
         // One message carries many elements, and half a range may be in the
         // next.
         let mut parts =
             self.netlink.dump(question, |reply| Some(wire::elements(set, reply.body)))?;
         let raw = parts.iter_mut().flat_map(std::mem::take).collect();
-        Ok(wire::assemble(set, raw))
+        let mut all = wire::assemble(set, raw);
+        all.retain(wanted);
+        Ok(all)
     }
 
     /// Looks keys up in a set: for each element, the one of the same key that
