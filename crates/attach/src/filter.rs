@@ -6,36 +6,44 @@ use crate::backend::Netfilter;
 use crate::masquerade::{self, Owner};
 use crate::sandbox::Sandbox;
 use crate::{kernel, spoof, veth};
-use cni::{Attachments, Error, Network, Request, Result};
+use cni::{AttachmentId, Attachments, Error, Network, Request, Result};
 use linux::Socket;
+use linux::nft::{self, Transaction};
 use std::net::IpAddr;
 
 /// DEL: removes the attachment's veth pair and its rules; answers how each
 /// went.
 ///
-/// The rules go first, while the link is down: the kernel then frees them while
+/// Rules go first, while the link is down: the kernel then frees them while
 /// it removes the link, which saves 8 of 24 ms if `netfilter` is kept until
-/// then. Where there is no link to take down, it goes first: nothing may pass
-/// that is not checked any more. A packet filter that could not be opened is no
+/// then. Where the link is not found by its name on the host, it goes first: nothing
+/// may pass that is not checked any more. A packet filter that could not be opened is no
 /// reason to keep the link.
 pub fn remove_with_veth(
     netfilter: &Result<Netfilter>,
     sandbox: &mut Sandbox,
 ) -> (Result<()>, Result<()>) {
     let request = sandbox.request;
-    let rules = |sandbox: &Sandbox| {
-        netfilter
-            .as_ref()
-            .map_err(Error::clone)
-            .and_then(|open| remove(open, sandbox.host(), request))
+    let netfilter = match netfilter {
+        Ok(netfilter) => netfilter,
+        Err(e) => return (veth::remove(sandbox), Err(e.clone())),
     };
-    match veth::take_down(sandbox) {
-        Ok(true) => {
-            let rules = rules(sandbox);
-            (veth::remove(sandbox), rules)
-        }
-        _ => (veth::remove(sandbox), rules(sandbox)),
+    if !matches!(veth::has_host_end(sandbox), Ok(true)) {
+        return (veth::remove(sandbox), remove(netfilter, sandbox.host(), request));
     }
+    let known = known(request);
+    let mut down = None;
+    let stored = netfilter.remove(|socket, out| {
+        plan(socket, sandbox.host(), request, &known, out)?;
+        if !out.is_empty() {
+            down.get_or_insert_with(|| veth::take_down(sandbox));
+        }
+        Ok(())
+    });
+    let link = veth::remove(sandbox);
+    let attachment = request.attachment();
+    let legacy = masquerade::remove_legacy(netfilter, owner(request, &attachment), &known);
+    (link, Error::all([stored, legacy]))
 }
 
 /// Removes the rules of an attachment. `host` tells whose links are there.
@@ -43,22 +51,33 @@ pub fn remove_with_veth(
 /// # Errors
 /// All that went wrong; that nothing is there is none.
 pub fn remove(netfilter: &Netfilter, host: &Socket, request: &Request) -> Result<()> {
+    let known = known(request);
+    let stored = netfilter.remove(|socket, out| plan(socket, host, request, &known, out));
     let attachment = request.attachment();
-    let owner = Owner { network: request.network.name(), attachment: &attachment };
-    // Only to tell two attachments of one container apart; without it, or if
-    // it is malformed, both go.
-    let known: Vec<IpAddr> = request
-        .prev_result()
-        .ok()
-        .flatten()
-        .map(|before| before.ips.iter().map(|ip| ip.address.ip()).collect())
-        .unwrap_or_default();
-    let stored = netfilter.remove(|socket, out| {
-        masquerade::plan_removal(socket, owner, &known, out)?;
-        spoof::plan_removal(socket, host, request, out)
-    });
-    let legacy = masquerade::remove_legacy(netfilter, owner, &known);
+    let legacy = masquerade::remove_legacy(netfilter, owner(request, &attachment), &known);
     Error::all([stored, legacy])
+}
+
+fn plan(
+    socket: &nft::Socket,
+    host: &Socket,
+    request: &Request,
+    known: &[IpAddr],
+    out: &mut Transaction,
+) -> linux::Result<()> {
+    masquerade::plan_removal(socket, owner(request, &request.attachment()), known, out)?;
+    spoof::plan_removal(socket, host, request, out)
+}
+
+fn owner<'a>(request: &'a Request, attachment: &'a AttachmentId) -> Owner<'a> {
+    Owner { network: request.network.name(), attachment }
+}
+
+/// Its addresses: only to tell two attachments of one container apart; without
+/// them, or if the result is malformed, the rules of both go.
+fn known(request: &Request) -> Vec<IpAddr> {
+    let before = request.prev_result().ok().flatten().unwrap_or_default();
+    before.ips.iter().map(|ip| ip.address.ip()).collect()
 }
 
 /// [`remove`], for a failed ADD: the thread may be in the container.
