@@ -73,6 +73,10 @@ fn whatever_it_answers_becomes_one_error(host: &Host) {
         ("[ $CNI_COMMAND = DEL ] || { echo garbage; exit 1; }", "garbage"),
         ("[ $CNI_COMMAND = DEL ] || { echo only stderr >&2; exit 1; }", "only stderr"),
         ("[ $CNI_COMMAND = DEL ] || { echo '{\"code\":\"5\"}'; exit 1; }", "code"),
+        (
+            "[ $CNI_COMMAND = DEL ] || echo '{\"code\":7,\"msg\":\"the pool is dry\"}'",
+            "pool is dry",
+        ),
         ("true", "result"),
         ("[ $CNI_COMMAND = DEL ] || echo '[]'", "JSON object"),
         ("[ $CNI_COMMAND = DEL ] || echo '{\"ips\":[{\"address\":\"zz\"}]}'", "zz"),

@@ -193,6 +193,7 @@ fn check_names_what_is_missing(host: &Host) {
     on_host("ip link set END address 02:00:00:00:00:77", "02:00:00:00:00:77");
     on_host("ip address del 10.1.0.1/32 dev END", "gateway's address 10.1.0.1/32 is missing");
     on_host("ip address del fd00:1::1/128 dev END", "gateway's address fd00:1::1/128 is missing");
+    on_host("sysctl -q -w net.ipv6.conf.END.accept_ra=1", "it accepts router advertisements");
     on_host("ip route del 10.1.0.2 dev END", "route to 10.1.0.2/32 is missing");
     on_host("ip -6 route del fd00:1::2 dev END", "route to fd00:1::2/128 is missing");
     subject.check_misses(|_, _| host.set_sysctl("net/ipv4/ip_forward", "0"), "ip_forward");

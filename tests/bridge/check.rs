@@ -171,6 +171,15 @@ impl Damage {
             )
             .ours_only(),
             damage(
+                "port_accepts_router_advertisements",
+                |host, _, port| {
+                    host.set_sysctl(&format!("net/ipv6/conf/{port}/accept_ra"), "1");
+                },
+                &["PORT", "router advertisements"],
+            )
+            .needs(&[Bridge, Ipv6])
+            .ours_only(),
+            damage(
                 "port",
                 |host, _, port| drop(host.exec(format!("ip link set {port} nomaster"))),
                 &["cni0"],

@@ -167,8 +167,8 @@ pub fn router_advertisements_status(link: &str) -> Result<()> {
     }
 }
 
-/// CHECK: the host end of the container's `link` is on the host, up, and has
-/// the promised name and address. Answers it.
+/// CHECK: the host end of the container's `link` is on the host, up, closed to router
+/// advertisements, and has the promised name and address. Answers it.
 ///
 /// # Errors
 /// Names what is not so.
@@ -182,7 +182,13 @@ pub fn verify_host_end(host: &linux::Socket, link: &Link, promised: &Success) ->
         None => return wrong("prevResult does not have it"),
         Some(entry) => verify::mac(&end, entry)?,
     }
-    if end.is_up() { Ok(end) } else { wrong("it is down") }
+    if !end.is_up() {
+        return wrong("it is down");
+    }
+    match link::conf(host, end.index).map_err(kernel)?.accept_ra() {
+        None | Some(0) => Ok(end),
+        _ => wrong("it accepts router advertisements"),
+    }
 }
 
 /// The host end of the container's `link`.
@@ -203,16 +209,17 @@ pub fn host_end(host: &linux::Socket, link: &Link) -> Result<Link> {
     })
 }
 
-/// RESTORE, first of all: a veth end that the result names is on the host. Without
-/// one the pair is gone, or is just going, and nothing may be made for it.
+/// RESTORE, first of all: a veth end that the result names is on the host, and is
+/// closed to router advertisements. Without one the pair is gone, or is just going,
+/// and nothing may be made for it. Call it from the host's namespace.
 ///
 /// # Errors
-/// There is none.
-pub fn verify_pair(host: &linux::Socket, request: &Request, promised: &Success) -> Result<()> {
+/// There is none; as [`refuse_router_advertisements`].
+pub fn restore_pair(host: &linux::Socket, request: &Request, promised: &Success) -> Result<()> {
     for end in promised.interfaces.iter().filter(|i| i.sandbox.is_empty()) {
         let link = link::find(host, &end.name).map_err(kernel)?;
         if link.is_some_and(|link| link.is_kind("veth")) {
-            return Ok(());
+            return refuse_router_advertisements(&end.name);
         }
     }
     Err(Error::internal(format!(

@@ -11,6 +11,7 @@ use crate::error::cut;
 use crate::log;
 use crate::request::incompatible;
 use crate::{Code, Error, Network, Plugin, Request, Result, Success, config, versions};
+use serde::Deserialize;
 use serde_json::Value;
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -109,6 +110,10 @@ impl<'a> Delegate<'a> {
                 let value = config::parse(&stdout).map_err(|e| {
                     Error::internal(format!("read the result of delegate {:?}: {e}", self.kind))
                 })?;
+                // Some say so and end as if all were well.
+                if let Some(error) = error_in(&value).filter(|error| error.code() != Code(0)) {
+                    return Err(error);
+                }
                 versions::parse_result(&value, self.network.version()).map_err(|e| {
                     e.shortened(ERROR_LIMIT).context(format!("delegate {:?}", self.kind))
                 })
@@ -404,8 +409,11 @@ fn answer(child: &mut Child) -> io::Result<Vec<u8>> {
 
 /// The error object on stdout, if that is what it is.
 fn delegate_error(output: &Output) -> Option<Error> {
-    let value: Value = config::parse(&output.stdout).ok()?;
-    let error: Error = serde_json::from_value(value).ok()?;
+    error_in(&config::parse(&output.stdout).ok()?)
+}
+
+fn error_in(document: &Value) -> Option<Error> {
+    let error = Error::deserialize(document).ok()?;
     let is_one = !error.msg().is_empty() || error.code() != Code(0);
     is_one.then(|| error.shortened(ERROR_LIMIT))
 }

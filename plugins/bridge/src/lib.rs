@@ -193,7 +193,7 @@ fn restore<'r>(
     at: usize,
 ) -> Result<()> {
     let request = sandbox.request;
-    veth::verify_pair(sandbox.host(), request, promised)?;
+    veth::restore_pair(sandbox.host(), request, promised)?;
     let netfilter = filter::open(plan)?;
     // On the host first: its commands and sysctls are out of reach later.
     if let (Some(masquerade), Some(netfilter)) = (&plan.masquerade, &netfilter) {

@@ -81,7 +81,7 @@ impl Plugin for Ptp {
         let promised = verify::prev_result(request)?;
         let at = verify::interface(request, &promised)?;
         let mut sandbox = Sandbox::open(request)?;
-        veth::verify_pair(sandbox.host(), request, &promised)?;
+        veth::restore_pair(sandbox.host(), request, &promised)?;
         if let Some(masquerade) = &plan.masquerade {
             masquerade.restore(&Netfilter::open()?, request, &promised)?;
         }

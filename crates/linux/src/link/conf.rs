@@ -90,6 +90,14 @@ pub struct Conf {
     pub ipv6: Vec<u32>,
 }
 
+impl Conf {
+    /// `accept_ra`; `None` without IPv6.
+    pub fn accept_ra(&self) -> Option<u32> {
+        let at = IPV6_NAMES.iter().position(|name| *name == "accept_ra")?;
+        self.ipv6.get(at).copied()
+    }
+}
+
 /// The parameters of the link with this index.
 ///
 /// # Errors
