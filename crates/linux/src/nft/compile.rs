@@ -124,7 +124,9 @@ impl Known {
     fn need(&mut self, family: Family, field: Field, out: &mut Vec<Expr>) -> Result<(), Cause> {
         match field {
             Field::IpSaddr | Field::IpDaddr => self.need_network(family, ETH_P_IP, out),
-            Field::Ip6Saddr | Field::Ip6Daddr => self.need_network(family, ETH_P_IPV6, out),
+            Field::Ip6Saddr | Field::Ip6Daddr | Field::Ip6HopLimit => {
+                self.need_network(family, ETH_P_IPV6, out)
+            }
             Field::Sport(Some(protocol)) | Field::Dport(Some(protocol)) => {
                 self.need_transport(protocol, out)
             }
@@ -400,6 +402,7 @@ pub(crate) fn load(field: Field, dreg: Reg) -> Expr {
         Field::IpDaddr => payload(base::NETWORK, 16, 4),
         Field::Ip6Saddr => payload(base::NETWORK, 8, 16),
         Field::Ip6Daddr => payload(base::NETWORK, 24, 16),
+        Field::Ip6HopLimit => payload(base::NETWORK, 7, 1),
         Field::EtherSaddr => payload(base::LINK, 6, 6),
         Field::EtherDaddr => payload(base::LINK, 0, 6),
         Field::Sport(_) => payload(base::TRANSPORT, 0, 2),

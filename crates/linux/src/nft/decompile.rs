@@ -74,12 +74,16 @@ fn goes_without_saying(family: Family, statements: &[Statement], at: usize) -> b
             Field::Sport(Some(other)) | Field::Dport(Some(other)),
         ) => protocol == other,
         ([Field::Nfproto], Value::Nfproto(Family::Ip), Field::IpSaddr | Field::IpDaddr) => true,
-        ([Field::Nfproto], Value::Nfproto(Family::Ip6), Field::Ip6Saddr | Field::Ip6Daddr) => true,
+        (
+            [Field::Nfproto],
+            Value::Nfproto(Family::Ip6),
+            Field::Ip6Saddr | Field::Ip6Daddr | Field::Ip6HopLimit,
+        ) => true,
         ([Field::EtherType], Value::EtherType(kind), field) => {
             family == Family::Bridge
                 && match field {
                     Field::IpSaddr | Field::IpDaddr => *kind == 0x0800,
-                    Field::Ip6Saddr | Field::Ip6Daddr => *kind == 0x86dd,
+                    Field::Ip6Saddr | Field::Ip6Daddr | Field::Ip6HopLimit => *kind == 0x86dd,
                     _ => false,
                 }
         }
@@ -305,11 +309,12 @@ fn condition(fields: Vec<Field>, op: Op, operand: Operand) -> Statement {
 
 /// The field an instruction loads, and how many bytes of it.
 fn field_of(expr: &Expr) -> Option<(Field, u32)> {
-    const FIELDS: [Field; 19] = [
+    const FIELDS: [Field; 20] = [
         Field::IpSaddr,
         Field::IpDaddr,
         Field::Ip6Saddr,
         Field::Ip6Daddr,
+        Field::Ip6HopLimit,
         Field::EtherSaddr,
         Field::EtherDaddr,
         Field::Sport(None),

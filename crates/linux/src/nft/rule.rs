@@ -18,6 +18,8 @@ pub enum Field {
     Ip6Saddr,
     /// `ip6 daddr`
     Ip6Daddr,
+    /// `ip6 hoplimit`
+    Ip6HopLimit,
     /// `ether saddr`
     EtherSaddr,
     /// `ether daddr`
@@ -57,6 +59,7 @@ impl Field {
         match self {
             Field::IpSaddr | Field::IpDaddr => Type::Ipv4Addr,
             Field::Ip6Saddr | Field::Ip6Daddr => Type::Ipv6Addr,
+            Field::Ip6HopLimit => Type::HopLimit,
             Field::EtherSaddr | Field::EtherDaddr => Type::EtherAddr,
             Field::Sport(_) | Field::Dport(_) => Type::InetService,
             Field::Iifname | Field::Oifname => Type::Ifname,

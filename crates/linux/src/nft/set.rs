@@ -115,6 +115,9 @@ pub enum Type {
     CtStatus,
     /// `fib_addrtype`
     FibAddrType,
+    /// The byte of `ip6 hoplimit`. To nft it is an `integer`, which may have any
+    /// size, so no set is written or read with it.
+    HopLimit,
     /// Another type, by nft's number for it.
     Other(u32),
 }
@@ -177,6 +180,7 @@ impl fmt::Display for Type {
         match (self, self.row()) {
             (_, Some(row)) => f.write_str(row.3),
             (Type::Other(number), None) => write!(f, "type{number}"),
+            (Type::HopLimit, None) => f.write_str("integer"),
             (_, None) => Ok(()),
         }
     }
@@ -209,6 +213,8 @@ pub enum Value {
     EtherType(u16),
     /// What the routing table says of an address.
     AddrType(AddrType),
+    /// How many routers a packet may still pass.
+    HopLimit(u8),
     /// A value of a type this crate does not know, as the kernel holds it.
     Bytes(Vec<u8>),
 }

@@ -69,6 +69,7 @@ impl Display for Value {
             Value::EtherType(0x86dd) => f.write_str("ip6"),
             Value::EtherType(number) => write!(f, "{number:#06x}"),
             Value::AddrType(kind) => f.write_str(kind.name()),
+            Value::HopLimit(number) => number.fmt(f),
             Value::Bytes(bytes) => {
                 f.write_str("0x")?;
                 bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -88,6 +89,7 @@ impl Display for Field {
             Field::IpDaddr => "ip daddr",
             Field::Ip6Saddr => "ip6 saddr",
             Field::Ip6Daddr => "ip6 daddr",
+            Field::Ip6HopLimit => "ip6 hoplimit",
             Field::EtherSaddr => "ether saddr",
             Field::EtherDaddr => "ether daddr",
             Field::Sport(protocol) => return write!(f, "{} sport", th(protocol)),

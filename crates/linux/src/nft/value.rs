@@ -44,6 +44,7 @@ pub(crate) fn encode(value: &Value, kind: Type) -> Result<Vec<u8>, Cause> {
         (Value::Nfproto(family), Type::Nfproto) => vec![family.number()],
         (Value::EtherType(number), Type::EtherType) => number.to_be_bytes().to_vec(),
         (Value::AddrType(kind), Type::FibAddrType) => kind.number().to_ne_bytes().to_vec(),
+        (Value::HopLimit(number), Type::HopLimit) => vec![*number],
         (Value::Bytes(bytes), Type::Other(_)) => bytes.clone(),
         _ => return Err(mismatch(value, kind)),
     };
@@ -104,6 +105,10 @@ pub(crate) fn decode(bytes: &[u8], kind: Type) -> Option<Value> {
         },
         Type::EtherType => Value::EtherType(be16(bytes)?),
         Type::FibAddrType => Value::AddrType(AddrType::from_number(ne32(bytes)?)?),
+        Type::HopLimit => match bytes {
+            [number] => Value::HopLimit(*number),
+            _ => return None,
+        },
         Type::CtState | Type::CtStatus => return None,
         Type::Other(_) => Value::Bytes(bytes.to_vec()),
     })

@@ -61,6 +61,7 @@ fn fields() -> impl Strategy<Value = Field> {
             Field::IpDaddr,
             Field::Ip6Saddr,
             Field::Ip6Daddr,
+            Field::Ip6HopLimit,
             Field::EtherSaddr,
             Field::EtherDaddr,
             Field::Iifname,
@@ -89,6 +90,7 @@ fn values(field: Field) -> BoxedStrategy<Value> {
     match field.kind() {
         Type::Ipv4Addr => address_values(true),
         Type::Ipv6Addr => address_values(false),
+        Type::HopLimit => any::<u8>().prop_map(Value::HopLimit).boxed(),
         Type::EtherAddr => any::<[u8; 6]>().prop_map(|mac| Value::Mac(Mac::new(mac))).boxed(),
         Type::InetProto => prop_oneof![protocols(), any::<u8>().prop_map(Protocol)]
             .prop_map(Value::Protocol)

@@ -21,6 +21,7 @@ fn check_rules(table: &Table, rules: impl Fn(&Chain) -> Vec<(Rule, &'static str)
         .add(Set::new(table, "names", [Type::Ifname]))
         .add(Set::new(table, "pairs", [Type::Ifname, Type::Ipv4Addr]))
         .add(Set::verdict_map(table, "verdicts", tcp))
+        .add(Set::verdict_map(table, "macs", [Type::EtherAddr]))
         .add(Set::map(table, "ports4", tcp, [Type::Ipv4Addr, Type::InetService]))
         .add(Set::map(
             table,
@@ -88,6 +89,19 @@ fn inet_rules() {
                 "ip saddr != 10.0.0.1 ether saddr 02:00:00:00:00:01 drop",
             ),
             (rule().ether_saddr_not(mac(1)).drop(), "ether saddr != 02:00:00:00:00:01 drop"),
+            (rule().vmap([Field::EtherSaddr], "macs"), "ether saddr vmap @macs"),
+            (
+                rule().l4proto(Protocol::ICMPV6).hop_limit(255).ct_state(CtState::UNTRACKED),
+                "meta l4proto ipv6-icmp ip6 hoplimit 255 ct state untracked",
+            ),
+            (
+                rule().value(Field::Ip6HopLimit, Op::Ne, Value::HopLimit(1)).drop(),
+                "ip6 hoplimit != 1 drop",
+            ),
+            (
+                rule().ip_daddr(ip("ff02::1:2")).dport(Protocol::UDP, 547).return_(),
+                "ip6 daddr ff02::1:2 udp dport 547 return",
+            ),
             (
                 rule().iifname("eth0").oifname_not("br0").jump("r"),
                 "iifname \"eth0\" oifname != \"br0\" jump r",

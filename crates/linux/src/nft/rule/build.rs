@@ -51,6 +51,12 @@ impl Rule {
         self.matching([field], op, Operand::Value(Value::Net(masked(network))))
     }
 
+    /// `ip6 hoplimit NUMBER`: 255 only for what no router forwarded.
+    #[must_use]
+    pub fn hop_limit(self, number: u8) -> Rule {
+        self.value(Field::Ip6HopLimit, Op::Eq, Value::HopLimit(number))
+    }
+
     /// `ether saddr MAC`
     #[must_use]
     pub fn ether_saddr(self, mac: Mac) -> Rule {
