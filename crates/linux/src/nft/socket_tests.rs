@@ -255,6 +255,22 @@ fn reads_what_it_owns_and_nothing_else() {
         let asked = [Layout::port(2), Layout::port(9), Layout::port(3)];
         let found = socket.find_elements(&set, &asked).unwrap();
         assert_eq!(found, [Some(Layout::port(2)), None, Some(Layout::port(3))]);
+
+        // Several sets at once, one of which is not there; more than one send.
+        let many = (0..70).map(|port| Layout::port(port % 4)).collect::<Vec<_>>();
+        let no_set = Set::new(&layout.table, "none", [Type::Ipv4Addr]);
+        let asked = [
+            Elements::of(&no_set, [Element::new(ip("10.0.0.1"))]),
+            Elements::of(&set, many.clone()),
+            Elements::of(&set, []),
+            Elements::of(&set, [Layout::port(9), Layout::port(1)]),
+        ];
+        let found = socket.find_in_sets(&asked).unwrap();
+        let known: Vec<_> =
+            many.into_iter().map(|e| Some(e).filter(|e| *e != Layout::port(0))).collect();
+        assert_eq!(found, [vec![None], known, vec![], vec![None, Some(Layout::port(1))]]);
+        let ranges = Elements::of(&set.interval(), []);
+        assert!(socket.find_in_sets(&[ranges]).is_err());
     });
 }
 

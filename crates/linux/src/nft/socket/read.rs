@@ -6,7 +6,7 @@ use crate::netlink::{Attrs, Message, Reply};
 use crate::nft::chain::{Chain, Family, Table};
 use crate::nft::rule::Rule;
 use crate::nft::ruleset::{Ruleset, TableContents};
-use crate::nft::set::{Element, Set};
+use crate::nft::set::{Element, Elements, Set};
 use crate::nft::wire::{self, HEADER_LEN, Kind};
 use crate::uapi::NLM_F_ACK;
 
@@ -216,15 +216,35 @@ impl Socket {
             let find = |wanted| there.iter().find(|element| wire::same_key(set, wanted, element));
             return Ok(wanted.iter().map(|element| find(element).cloned()).collect());
         }
-        let asking = |element: &Element| format!("look up {element} in {set}");
+        self.look_up(&wanted.iter().map(|element| (set, element)).collect::<Vec<_>>())
+    }
+
+    /// The same for several sets without ranges, with one question to the kernel
+    /// for all of them: a list of answers for each.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Socket::find_elements`]; `Invalid` for a set with ranges.
+    pub fn find_in_sets(&self, wanted: &[Elements]) -> Result<Vec<Vec<Option<Element>>>> {
+        if let Some(ranges) = wanted.iter().find(|elements| elements.set.interval) {
+            let operation = format!("look up elements in {}", ranges.set);
+            return Err(Error::invalid(operation, "it holds ranges, which are listed"));
+        }
+        let pairs = wanted.iter().flat_map(|of| of.elements.iter().map(|one| (&of.set, one)));
+        let mut found = self.look_up(&pairs.collect::<Vec<_>>())?.into_iter();
+        Ok(wanted.iter().map(|of| found.by_ref().take(of.elements.len()).collect()).collect())
+    }
+
+    fn look_up(&self, wanted: &[(&Set, &Element)]) -> Result<Vec<Option<Element>>> {
+        let asking = |(set, element): &(&Set, &Element)| format!("look up {element} in {set}");
         let mut found = Vec::with_capacity(wanted.len());
         for some in wanted.chunks(QUESTIONS) {
             let start = found.len();
             found.resize(start + some.len(), None);
             let mut questions = Vec::with_capacity(some.len());
-            for element in some {
-                let question = wire::get_elements(set, std::slice::from_ref(element))
-                    .map_err(|cause| Error::invalid(asking(element), cause))?;
+            for pair in some {
+                let question = wire::get_elements(pair.0, std::slice::from_ref(pair.1))
+                    .map_err(|cause| Error::invalid(asking(pair), cause))?;
                 questions.push(question);
             }
             // Answers come in order: that to the last one is the end.
@@ -235,15 +255,17 @@ impl Socket {
             self.netlink.transact(
                 &mut questions,
                 |index, reply| {
-                    let raw = wire::elements(set, reply.body);
-                    if let Some(slot) = found.get_mut(start + index) {
+                    if let (Some((set, _)), Some(slot)) =
+                        (some.get(index), found.get_mut(start + index))
+                    {
+                        let raw = wire::elements(set, reply.body);
                         *slot = wire::assemble(set, raw).into_iter().next();
                     }
                 },
                 |index, error| {
                     if !error.is_not_found() && refused.is_ok() {
                         refused = Err(match some.get(index) {
-                            Some(element) => error.operation(asking(element)),
+                            Some(pair) => error.operation(asking(pair)),
                             None => error,
                         });
                     }
