@@ -2,6 +2,7 @@
 
 mod beside;
 mod firewalld;
+mod limits;
 mod teardown;
 mod traffic;
 
@@ -18,14 +19,17 @@ pub(crate) fn list() -> Vec<Case> {
     list.extend(teardown::list());
     list.extend(beside::list());
     list.extend(firewalld::list());
+    list.extend(limits::list());
     testkit::on_every_kernel(&mut list, &EVERY_KERNEL);
     list
 }
 
 /// Every kind of rule, set and question to the kernel once; emulation is slow.
-const EVERY_KERNEL: [&str; 2] = [
+const EVERY_KERNEL: [&str; 4] = [
     "firewall::traffic::a_closed_host_lets_containers_through_nftables",
     "firewall::traffic::everything_but_what_is_allowed",
+    "firewall::limits::whatever_the_source_is_bridge",
+    "firewall::limits::neighbours_are_found_bridge",
 ];
 
 /// Outside, of each family.
@@ -119,14 +123,25 @@ const ANSWER: (Duration, u32) = (Duration::from_millis(100), 4);
 /// Whether a server answers datagrams. A neighbour that has to be resolved
 /// first answers to a later one.
 fn reaches(from: &impl testkit::Netns, server: SocketAddr) -> bool {
-    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let any = if server.is_ipv4() { "0.0.0.0" } else { "::" };
+    reaches_from(from, at(any, 0), server, 1)
+}
+
+/// The same from a source, with as many bytes.
+fn reaches_from(
+    from: &impl testkit::Netns,
+    source: SocketAddr,
+    server: SocketAddr,
+    length: usize,
+) -> bool {
     let (bound, times) = ANSWER;
+    let question = vec![b'?'; length];
     from.within(|| {
-        let socket = UdpSocket::bind(any).expect("a port");
+        let socket = UdpSocket::bind(source).expect("a port");
         socket.set_read_timeout(Some(bound)).expect("a bound");
         (0..times).any(|_| {
             // What was refused before is told here.
-            let asked = socket.send_to(b"?", server);
+            let asked = socket.send_to(&question, server);
             asked.is_ok() && socket.recv(&mut [0; 64]).is_ok()
         })
     })

@@ -1,9 +1,10 @@
 //! What the user wrote, and what it means.
 
 use attach::backend::{Backend, FAMILIES};
-use cni::{Error, IfName, Network, Request, Result, Success, cidr};
+use cni::{Error, IfName, Interface, Network, Request, Result, Success, cidr};
 use ipnetwork::IpNetwork;
 use linux::Family;
+use linux::link::Mac;
 use serde::Deserialize;
 use std::fmt;
 use std::net::IpAddr;
@@ -140,6 +141,8 @@ pub(crate) struct Plan {
     pub(crate) isolation: Option<Isolation>,
     /// Every address of the previous result, once.
     pub(crate) addresses: Vec<IpAddr>,
+    /// The hardware addresses that the container's packets come to this host with.
+    pub(crate) macs: Vec<Mac>,
     pub(crate) deny: Vec<IpNetwork>,
     pub(crate) allow: Vec<IpNetwork>,
 }
@@ -190,8 +193,13 @@ impl Plan {
             Policy::Open => None,
             policy => Some(Isolation { bridge: bridge(result, policy)?, policy }),
         };
-        let addresses = unique(addresses(result));
-        Ok(Plan { named, admin_chain, zone, isolation, addresses, deny, allow })
+        let (addresses, macs) = (unique(addresses(result)), unique(macs(result)));
+        Ok(Plan { named, admin_chain, zone, isolation, addresses, macs, deny, allow })
+    }
+
+    /// Whether there is nothing to let through and nothing to limit.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && (self.deny.is_empty() || self.macs.is_empty())
     }
 
     /// The families it has addresses of.
@@ -236,6 +244,19 @@ impl Hints {
 /// Of all interfaces, as upstream.
 fn addresses(result: &Success) -> Vec<IpAddr> {
     result.ips.iter().map(|ip| ip.address.ip()).collect()
+}
+
+/// Of the container's links whose other end is on this host. Without such an end
+/// its packets come by no link of the host's, and the hardware address may be one
+/// that others have as well, as that of ipvlan is its parent's.
+fn macs(result: &Success) -> Vec<Mac> {
+    let (of_host, of_container): (Vec<&Interface>, Vec<&Interface>) =
+        result.interfaces.iter().partition(|interface| interface.sandbox.is_empty());
+    if of_host.is_empty() {
+        return Vec::new();
+    }
+    let macs = of_container.iter().filter_map(|interface| interface.mac.parse().ok());
+    macs.filter(|mac: &Mac| !mac.is_multicast() && !mac.is_zero()).collect()
 }
 
 fn invalid(text: impl fmt::Display) -> Error {

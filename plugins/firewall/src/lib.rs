@@ -8,7 +8,7 @@
 //!
 //! | what | where | name | created by | removed by | shared |
 //! |---|---|---|---|---|---|
-//! | set and map elements | host, nf_tables | table `cni_firewall`; the owner in the comment | [`nftables::add`] | DEL, GC | no |
+//! | set and map elements | host, nf_tables | table `cni_firewall`; address or hardware address; the owner in the comment | [`nftables::add`] | DEL, GC | no |
 //! | a bridge's elements, chains of denied destinations | host, nf_tables | the bridge's name, `egress_H` | [`nftables::add`] | the DEL or GC after which nobody needs them | yes |
 //! | table, chains | host, nf_tables | table `cni_firewall` | [`nftables::add`] | the last DEL or GC, if the administrator's chain is empty | yes |
 //! | or: rules | host, iptables | the address; the owner in a rule's comment | [`iptables::add`] | DEL, GC | no |
@@ -32,7 +32,7 @@ use conf::{Hints, Named, Plan, Settings};
 use firewalld::Firewalld;
 use linux::nft::{Chain, Policy, Socket, Table};
 use linux::{Family, iptables as tables};
-use nftables::{Claimant, Container};
+use nftables::{Claimant, Parted};
 use std::net::IpAddr;
 
 /// The plugin.
@@ -53,7 +53,7 @@ impl Plugin for Firewall {
     fn add(&self, request: &Request) -> Result<Success> {
         let result = chained::prev_result(request, "firewall")?;
         let plan = Plan::new(request, &result)?;
-        if plan.addresses.is_empty() {
+        if plan.is_empty() {
             return Ok(result);
         }
         let netfilter = Netfilter::open()?;
@@ -74,7 +74,7 @@ impl Plugin for Firewall {
     fn check(&self, request: &Request) -> Result<()> {
         let promised = verify::prev_result(request)?;
         let plan = Plan::new(request, &promised)?;
-        if plan.addresses.is_empty() {
+        if plan.is_empty() {
             return Ok(());
         }
         let netfilter = Netfilter::open()?;
@@ -264,15 +264,13 @@ fn sweep(network: &Network, valid: &Attachments) -> Result<()> {
 fn release(belongs: &dyn Fn(&str) -> bool, hints: Option<&Hints>) -> Result<()> {
     let netfilter = Netfilter::open()?;
     let mut errors = Vec::new();
-    let mut gone: Vec<Container> = Vec::new();
-    let mut others: Vec<Container> = Vec::new();
+    let mut parted = Parted::default();
     let removed = netfilter.remove(|socket, out| {
-        gone = nftables::plan(socket, belongs, out)?;
-        others = nftables::recorded(socket)?;
+        parted = nftables::plan(socket, belongs, out)?;
         Ok(())
     });
     errors.extend(removed.err());
-    others.retain(|container| !belongs(&container.owner));
+    let Parted { going: mut gone, staying: others } = parted;
     let unrecorded: Vec<IpAddr> = hints.map(|hints| hints.addresses.clone()).unwrap_or_default();
     let leaving = iptables::Leaving {
         belongs,

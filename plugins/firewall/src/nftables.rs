@@ -9,10 +9,15 @@
 //!     set bridges { type ifname; elements = { "cni0" } }
 //!     set same_bridge { type ifname . ifname; elements = { "cni0" . "cni0" } }
 //!     set isolated { type ifname . ifname; elements = { "cni0" . "cni0" } }
-//!     map egress4 { type ipv4_addr : verdict; .. }
+//!     map egress4 { type ipv4_addr : verdict; .. }  # and egress6
+//!     map egress_mac {
+//!         type ether_addr : verdict
+//!         elements = { 02:..:01 comment "<owner>, id: C" : jump egress_H }
+//!     }
 //!     chain forward {
 //!         type filter hook forward priority filter; policy accept;
 //!         jump isolation
+//!         ether saddr vmap @egress_mac
 //!         ip saddr vmap @egress4
 //!         jump admins
 //!         ip saddr @containers4 accept
@@ -26,29 +31,44 @@
 //!     }
 //!     chain admins { jump CNI-ADMIN }
 //!     chain CNI-ADMIN { }                       # the administrator's
-//!     chain egress_H { .. }
+//!     chain input {
+//!         type filter hook input priority filter; policy accept;
+//!         ether saddr vmap @egress_mac
+//!         ip saddr vmap @egress4
+//!         ..
+//!     }
+//!     chain egress_H {
+//!         ct state established,related return
+//!         meta l4proto ipv6-icmp ip6 hoplimit 255 ct state untracked return
+//!         ip daddr 255.255.255.255 udp dport 67 return
+//!         ip6 daddr ff02::1:2 udp dport 547 return
+//!         ip daddr 10.9.0.0/16 return           # allowed
+//!         ip daddr 10.0.0.0/8 drop              # denied
+//!     }
 //! }
 //! ```
 //!
 //! An attachment is one element for each address, however many others there
-//! are. What is dropped here is dropped, whatever other tables say; what is
+//! are; one with denied destinations has others for its addresses and hardware
+//! addresses. What is dropped here is dropped, whatever other tables say; what is
 //! accepted here is accepted as far as this table goes: its policy is the
 //! administrator's to change.
 
 mod layout;
 mod release;
 
+use attach::backend::FAMILIES;
 use attach::chained::Owner;
 use attach::kernel;
 use cni::{Error, Result};
-use linux::nft::{Element, Elements, Object, Operation, Set, Socket, Transaction, Verdict};
-use linux::{Family, Result as KernelResult};
+use linux::Result as KernelResult;
+use linux::nft::{Data, Element, Elements, Object, Operation, Set, Socket, Transaction, Verdict};
 use std::net::IpAddr;
 
 use crate::conf::{Isolation, Plan, Policy};
 pub(crate) use layout::{Container, is_own_chain};
-use layout::{Egress, Layout};
-pub(crate) use release::{plan, recorded};
+use layout::{Egress, Layout, owner_of};
+pub(crate) use release::{Parted, plan};
 
 /// Whose rules they are.
 pub(crate) struct Claimant<'a> {
@@ -108,7 +128,7 @@ fn plan_all(socket: &Socket, claimant: &Claimant, out: &mut Transaction) -> Kern
     let plan = claimant.plan;
     let fresh = socket.table(layout.table.family, &layout.table.name)?.is_none();
     layout.plan_shared(socket, &plan.admin_chain, out)?;
-    let mut adding = Adding { socket, claimant, layout: &layout, fresh, out };
+    let mut adding = Adding { socket, claimant, layout: &layout, fresh, replaced: Vec::new(), out };
     adding.plan_containers()?;
     if let Some(isolation) = &plan.isolation {
         adding.plan_isolation(isolation)?;
@@ -121,24 +141,29 @@ struct Adding<'a, 'o> {
     claimant: &'a Claimant<'a>,
     layout: &'a Layout,
     fresh: bool,
+    /// Owners of addresses that are this attachment's now.
+    replaced: Vec<String>,
     out: &'o mut Transaction,
 }
 
 impl Adding<'_, '_> {
-    /// The elements of these keys that are there.
-    fn there(&self, set: &Set, wanted: &[Element]) -> KernelResult<Vec<Option<Element>>> {
+    /// For each set, the elements of these keys that are there.
+    fn there<const N: usize>(
+        &self,
+        wanted: &[Elements; N],
+    ) -> KernelResult<[Vec<Option<Element>>; N]> {
+        let absent = wanted.each_ref().map(|wanted| vec![None; wanted.elements.len()]);
         if self.fresh {
-            Ok(vec![None; wanted.len()])
-        } else {
-            self.socket.find_elements(set, wanted)
+            return Ok(absent);
         }
+        Ok(self.socket.find_in_sets(wanted)?.try_into().unwrap_or(absent))
     }
 
-    /// Puts these elements in a set, in the place of others of the same key.
-    fn put(&mut self, set: &Set, wanted: Vec<Element>) -> KernelResult<()> {
-        let there = self.there(set, &wanted)?;
+    /// Puts these elements in their set, in the place of others of the same key,
+    /// which are `there`.
+    fn put(&mut self, wanted: Elements, there: Vec<Option<Element>>) {
         let (mut wrong, mut missing) = (Vec::new(), Vec::new());
-        for (wanted, there) in wanted.into_iter().zip(there) {
+        for (wanted, there) in wanted.elements.into_iter().zip(there) {
             match there {
                 Some(there) if there == wanted => continue,
                 Some(there) => wrong.push(there),
@@ -146,27 +171,38 @@ impl Adding<'_, '_> {
             }
             missing.push(wanted);
         }
-        take(self.out, set, wrong);
+        take(self.out, &wanted.set, wrong);
         if !missing.is_empty() {
-            self.out.add(Elements::of(set, missing));
+            self.out.add(Elements::of(&wanted.set, missing));
         }
+    }
+
+    fn put_all<const N: usize>(&mut self, wanted: [Elements; N]) -> KernelResult<()> {
+        let there = self.there(&wanted)?;
+        wanted.into_iter().zip(there).for_each(|(wanted, there)| self.put(wanted, there));
         Ok(())
     }
 
     fn plan_containers(&mut self) -> KernelResult<()> {
         let Claimant { plan, owner, container_id, zone } = self.claimant;
+        let element = |address: IpAddr| {
+            Container::element(address, owner, plan.isolation.as_ref(), *zone, container_id)
+        };
+        let wanted = FAMILIES.map(|family| {
+            let elements = plan.of(family).into_iter().map(element);
+            Elements::of(self.layout.containers(family), elements)
+        });
+        let there = self.there(&wanted)?;
+        // An address that was another's, or ours under another policy: its bridge
+        // may need no rules any more.
         let mut changed = false;
-        for family in [Family::V4, Family::V6] {
-            let set = self.layout.containers(family);
-            let element = |address: IpAddr| {
-                Container::element(address, owner, plan.isolation.as_ref(), *zone, container_id)
-            };
-            let wanted: Vec<Element> = plan.of(family).into_iter().map(element).collect();
-            // An address that was another's, or ours under another policy: its
-            // bridge may need no rules any more.
-            let there = self.there(set, &wanted)?;
-            changed |= there.iter().zip(&wanted).any(|(t, w)| t.as_ref().is_some_and(|t| t != w));
-            self.put(set, wanted)?;
+        for (wanted, there) in wanted.into_iter().zip(there) {
+            let differing =
+                |(t, w): (&Option<Element>, &Element)| t.as_ref().is_some_and(|t| t != w);
+            changed |= there.iter().zip(&wanted.elements).any(differing);
+            let owners = there.iter().flatten().filter_map(owner_of).filter(|o| *o != owner.key());
+            self.replaced.extend(owners.map(str::to_owned));
+            self.put(wanted, there);
         }
         if changed {
             let stays = plan.isolation.as_ref();
@@ -178,36 +214,70 @@ impl Adding<'_, '_> {
     fn plan_isolation(&mut self, isolation: &Isolation) -> KernelResult<()> {
         let bridge = isolation.bridge.as_str();
         let layout = self.layout;
-        self.put(&layout.bridges, vec![Element::new(bridge)])?;
-        self.put(&layout.same_bridge, vec![Element::new(bridge).and(bridge)])?;
-        if isolation.policy == Policy::Isolated {
-            self.put(&layout.isolated, vec![Element::new(bridge).and(bridge)])?;
+        let pair = || Element::new(bridge).and(bridge);
+        self.put_all([
+            Elements::of(&layout.bridges, [Element::new(bridge)]),
+            Elements::of(&layout.same_bridge, [pair()]),
+            Elements::of(&layout.isolated, (isolation.policy == Policy::Isolated).then(pair)),
+        ])
+    }
+
+    fn plan_egress(&mut self) -> KernelResult<()> {
+        let Claimant { plan, owner, container_id, .. } = self.claimant;
+        let layout = self.layout;
+        let egress = (!plan.deny.is_empty()).then(|| Egress::new(&plan.deny, &plan.allow));
+        if let Some(egress) = &egress {
+            egress.plan(self.socket, layout, self.fresh, self.out)?;
+        }
+        let [v4, v6] = FAMILIES.map(|family| {
+            let keys = plan.of(family).into_iter().map(Element::new);
+            Elements::of(layout.egress(family), keys)
+        });
+        let comment = owner.comment_with(&format!("id: {container_id}"));
+        let macs = plan.macs.iter().map(|mac| Element::new(*mac).comment(&comment));
+        let limited = [v4, v6, Elements::of(&layout.egress_mac, macs)];
+        let there = self.there(&limited)?;
+        let lost = self.plan_lost()?;
+        // A hardware address may be that of somebody on another link.
+        let is_anothers = |element: &Element| {
+            owner_of(element).is_some_and(|o| o != owner.key() && lost.iter().all(|l| l != o))
+        };
+        for (mut wanted, mut there) in limited.into_iter().zip(there) {
+            if let Some(egress) = &egress {
+                for element in &mut wanted.elements {
+                    element.data = Some(Data::Verdict(Verdict::Jump(egress.chain.clone())));
+                }
+                self.put(wanted, there);
+            } else {
+                there.retain(|there| there.as_ref().is_some_and(|there| !is_anothers(there)));
+                take(self.out, &wanted.set, there.into_iter().flatten().collect());
+            }
         }
         Ok(())
     }
 
-    fn plan_egress(&mut self) -> KernelResult<()> {
-        let plan = self.claimant.plan;
-        let egress = (!plan.deny.is_empty()).then(|| Egress::new(&plan.deny, &plan.allow));
-        if let Some(egress) = &egress {
-            egress.plan(self.socket, self.layout, self.fresh, self.out)?;
+    /// Removes the limits of hardware addresses whose owners have no address any
+    /// more, because this attachment has it; answers with these owners. Its own
+    /// hardware addresses are left to the caller.
+    fn plan_lost(&mut self) -> KernelResult<Vec<String>> {
+        let mut lost = std::mem::take(&mut self.replaced);
+        if lost.is_empty() {
+            return Ok(lost);
         }
-        for family in [Family::V4, Family::V6] {
-            let map = self.layout.egress(family);
-            let keys: Vec<Element> = plan.of(family).into_iter().map(Element::new).collect();
-            match &egress {
-                Some(egress) => {
-                    let jump = || Verdict::Jump(egress.chain.clone());
-                    let wanted = keys.into_iter().map(|key| key.verdict(jump())).collect();
-                    self.put(map, wanted)?;
-                }
-                None => {
-                    let there = self.there(map, &keys)?;
-                    take(self.out, map, there.into_iter().flatten().collect());
-                }
+        let plan = self.claimant.plan;
+        for container in release::containers(self.socket, self.layout)? {
+            if !plan.addresses.contains(&container.address) {
+                lost.retain(|owner| *owner != container.owner);
             }
         }
-        Ok(())
+        let map = &self.layout.egress_mac;
+        let mut theirs = release::all(self.socket, map)?;
+        theirs.retain(|element| {
+            let is_ours = plan.macs.iter().any(|mac| Element::new(*mac).key == element.key);
+            !is_ours && owner_of(element).is_some_and(|owner| lost.iter().any(|l| l == owner))
+        });
+        take(self.out, map, theirs);
+        Ok(lost)
     }
 }
 

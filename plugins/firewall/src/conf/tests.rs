@@ -5,6 +5,8 @@ const INTERFACES: &str = r#""interfaces": [{"name": "cni0"}, {"name": "veth1"},
     {"name": "eth0", "sandbox": "/run/netns/x"}]"#;
 const IPS: &str = r#""ips": [{"address": "10.1.0.2/24", "interface": 2},
     {"address": "fd00::2/64", "interface": 2}, {"address": "10.1.0.2/16"}]"#;
+/// Of no interface.
+const UNBOUND: &str = r#""ips": [{"address": "10.1.0.2/24"}]"#;
 
 fn request(keys: &str, result: &str) -> Request {
     let comma = if keys.is_empty() { "" } else { ", " };
@@ -141,4 +143,39 @@ fn words_of_a_record_are_read_back() {
     assert_eq!(read.owner, owner.key());
     assert_eq!((read.isolation, read.zone.as_deref()), (Some(isolation), Some("nm-shared")));
     assert_eq!(Container::parse(address, "somebody's"), None);
+}
+
+#[test]
+fn hardware_addresses() {
+    let macs = |interfaces: &str| {
+        let plan = plan_behind("", &format!(r#""interfaces": [{interfaces}], {UNBOUND}"#));
+        plan.expect("valid").macs.iter().map(Mac::to_string).collect::<Vec<_>>()
+    };
+    let container = |mac: &str| format!(r#"{{"name": "e", "mac": "{mac}", "sandbox": "/n"}}"#);
+    let own = container("02:00:00:00:00:0A");
+    let host = r#"{"name": "cni0", "mac": "02:00:00:00:00:01"}"#;
+    assert_eq!(macs(&format!("{host}, {own}")), ["02:00:00:00:00:0a"]);
+    assert_eq!(macs(&format!("{own}, {host}, {own}")), ["02:00:00:00:00:0a"]);
+    let other = container("02:00:00:00:00:0b");
+    assert_eq!(macs(&format!("{host}, {own}, {other}")).len(), 2);
+    // As ipvlan, which has its parent's.
+    assert_eq!(macs(&own), [""; 0]);
+    assert_eq!(macs(host), [""; 0]);
+    for none in ["", "00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "80:00:02:08:fe:80:00:00", "x"] {
+        assert_eq!(macs(&format!("{host}, {}", container(none))), [""; 0], "{none}");
+    }
+}
+
+#[test]
+fn nothing_to_do() {
+    let is_empty = |keys: &str, interfaces: &str, ips: &str| {
+        let plan = plan_behind(keys, &format!("{interfaces}, {ips}"));
+        plan.expect("valid").is_empty()
+    };
+    let (deny, no_ips) = (r#""denyCIDRs": ["10.0.0.0/8"]"#, r#""ips": []"#);
+    let with_mac = INTERFACES.replace(r#""eth0""#, r#""eth0", "mac": "02:00:00:00:00:0a""#);
+    assert!(!is_empty("", INTERFACES, IPS));
+    assert!(is_empty("", &with_mac, no_ips));
+    assert!(is_empty(deny, INTERFACES, no_ips));
+    assert!(!is_empty(deny, &with_mac, no_ips));
 }

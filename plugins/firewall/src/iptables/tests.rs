@@ -14,6 +14,7 @@ fn plan(policy: Policy) -> Plan {
         zone: "trusted".into(),
         isolation,
         addresses: vec![ADDRESS.parse().expect("an address")],
+        macs: Vec::new(),
         deny: Vec::new(),
         allow: Vec::new(),
     }

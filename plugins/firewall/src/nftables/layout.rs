@@ -4,12 +4,12 @@ use attach::chained::{self, Owner};
 use attach::identity::digest;
 use ipnetwork::IpNetwork;
 use linux::nft::{
-    Chain, ChainType, CtState, Element, Field, Hook, Rule, Set, Socket, Table, Transaction, Type,
-    Value,
+    Chain, ChainType, CtState, Element, Field, Hook, Protocol, Rule, Set, Socket, Table,
+    Transaction, Type, Value,
 };
 use linux::{Family, Result};
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::conf::{Isolation, Policy};
 
@@ -30,6 +30,8 @@ pub(super) struct Layout {
     pub(super) table: Table,
     containers: [Set; 2],
     egress: [Set; 2],
+    /// Hardware addresses whose destinations are limited, each with its owner.
+    pub(super) egress_mac: Set,
     pub(super) bridges: Set,
     /// Pairs of the same bridge twice, as rules cannot compare two fields.
     pub(super) same_bridge: Set,
@@ -54,6 +56,7 @@ impl Layout {
                 Set::verdict_map(&table, "egress4", [Type::Ipv4Addr]),
                 Set::verdict_map(&table, "egress6", [Type::Ipv6Addr]),
             ],
+            egress_mac: Set::verdict_map(&table, "egress_mac", [Type::EtherAddr]),
             bridges: Set::new(&table, "bridges", [Type::Ifname]),
             same_bridge: Set::new(&table, "same_bridge", pair),
             isolated: Set::new(&table, "isolated", pair),
@@ -75,7 +78,7 @@ impl Layout {
         &self.egress[usize::from(family == Family::V6)]
     }
 
-    pub(super) fn sets(&self) -> [&Set; 7] {
+    pub(super) fn sets(&self) -> [&Set; 8] {
         let [containers4, containers6] = &self.containers;
         let [egress4, egress6] = &self.egress;
         [
@@ -83,6 +86,7 @@ impl Layout {
             containers6,
             egress4,
             egress6,
+            &self.egress_mac,
             &self.bridges,
             &self.same_bridge,
             &self.isolated,
@@ -100,6 +104,7 @@ impl Layout {
         let rule = Rule::new;
         let limited = |chain| {
             [
+                rule(chain).vmap([Field::EtherSaddr], &self.egress_mac.name),
                 rule(chain).vmap([Field::IpSaddr], &self.egress[0].name),
                 rule(chain).vmap([Field::Ip6Saddr], &self.egress[1].name),
             ]
@@ -202,17 +207,42 @@ impl Egress {
         out: &mut Transaction,
     ) -> Result<()> {
         let chain = Chain::regular(&layout.table, &self.chain);
+        let rule = || Rule::new(&chain);
         // What it answers it was asked for.
         let answers = CtState::ESTABLISHED | CtState::RELATED;
-        let mut rules = vec![Rule::new(&chain).ct_state(answers).return_()];
-        rules.extend(self.allow.iter().map(|to| Rule::new(&chain).ip_daddr(*to).return_()));
-        rules.extend(self.deny.iter().map(|to| Rule::new(&chain).ip_daddr(*to).drop()));
+        let mut rules = vec![rule().ct_state(answers).return_()];
+        rules.extend(of_the_link(rule));
+        rules.extend(self.allow.iter().map(|to| rule().ip_daddr(*to).return_()));
+        rules.extend(self.deny.iter().map(|to| rule().ip_daddr(*to).drop()));
         let is_new = fresh || socket.chain(&layout.table, &self.chain)?.is_none();
         if is_new {
             out.add(&chain);
         }
         socket.plan_rules(&chain, rules, is_new, out)
     }
+}
+
+/// Lets pass what keeps a link usable and no router forwards, so that the rest of
+/// the lists is about destinations alone: neighbour and router discovery of IPv6,
+/// and what clients of DHCP send to whoever serves the link.
+fn of_the_link(rule: impl Fn() -> Rule) -> [Rule; 3] {
+    // Conntrack leaves these types of ICMPv6 alone (`noct_valid_new`,
+    // net/netfilter/nf_conntrack_proto_icmpv6.c at v6.18); with this hop limit
+    // they come from the link itself (RFC 4861, section 7.1), also where the
+    // kernel filters what passes between ports of a bridge.
+    let discovery = rule().l4proto(Protocol::ICMPV6).hop_limit(255);
+    // RFC 2131, section 4.1; RFC 8415, sections 7.1 and 7.2.
+    let (broadcast, servers) = (Ipv4Addr::BROADCAST, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2));
+    [
+        discovery.ct_state(CtState::UNTRACKED).return_(),
+        rule().ip_daddr(IpAddr::from(broadcast)).dport(Protocol::UDP, 67).return_(),
+        rule().ip_daddr(IpAddr::from(servers)).dport(Protocol::UDP, 547).return_(),
+    ]
+}
+
+/// Whose an element with a comment of [`Owner`] is.
+pub(super) fn owner_of(element: &Element) -> Option<&str> {
+    chained::key_of(element.comment.as_deref()?)
 }
 
 /// An address that is let through, as it stands in the kernel.

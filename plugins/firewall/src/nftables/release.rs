@@ -5,12 +5,20 @@ use linux::nft::{Chain, Data, Element, Rule, Set, Socket, Statement, Transaction
 use linux::{Family, Result};
 use std::net::IpAddr;
 
-use super::layout::{Container, EGRESS, Layout, is_own_chain};
+use super::layout::{Container, EGRESS, Layout, is_own_chain, owner_of};
 use super::take;
 use crate::conf::{Isolation, Policy, unique};
 
+/// Whose addresses there are.
+#[derive(Default)]
+pub(crate) struct Parted {
+    pub(crate) going: Vec<Container>,
+    pub(crate) staying: Vec<Container>,
+}
+
 /// Plans the removal of everything whose owner is meant; answers with the
-/// addresses that go. Reads one message where there is no such table.
+/// addresses that go and those that stay. Reads one message where there is no such
+/// table.
 ///
 /// # Errors
 /// The kernel's.
@@ -18,19 +26,23 @@ pub(crate) fn plan(
     socket: &Socket,
     belongs: &dyn Fn(&str) -> bool,
     out: &mut Transaction,
-) -> Result<Vec<Container>> {
+) -> Result<Parted> {
     let layout = Layout::new();
     if socket.table(layout.table.family, &layout.table.name)?.is_none() {
-        return Ok(Vec::new());
+        return Ok(Parted::default());
     }
     let (going, staying): (Vec<Container>, Vec<Container>) =
         containers(socket, &layout)?.into_iter().partition(|container| belongs(&container.owner));
-    if going.is_empty() {
-        return Ok(going);
+    let (macs, other_macs): (Vec<Element>, Vec<Element>) = all(socket, &layout.egress_mac)?
+        .into_iter()
+        .partition(|e| owner_of(e).is_some_and(belongs));
+    if going.is_empty() && macs.is_empty() {
+        return Ok(Parted { going, staying });
     }
-    if staying.is_empty() && is_all(socket, &layout)? {
+    let serves_others = !staying.is_empty() || other_macs.iter().any(|e| owner_of(e).is_some());
+    if !serves_others && is_all(socket, &layout)? {
         out.delete(&layout.table);
-        return Ok(going);
+        return Ok(Parted { going, staying });
     }
     let addresses: Vec<IpAddr> = going.iter().map(|container| container.address).collect();
     for family in [Family::V4, Family::V6] {
@@ -40,19 +52,12 @@ pub(crate) fn plan(
         take(out, layout.containers(family), keys);
     }
     plan_isolation(socket, &layout, &addresses, None, out)?;
-    plan_egress(socket, &layout, &addresses, out)?;
-    Ok(going)
+    plan_egress(socket, &layout, &addresses, (macs, other_macs), out)?;
+    Ok(Parted { going, staying })
 }
 
 /// The addresses that are let through and whose they are.
-///
-/// # Errors
-/// The kernel's.
-pub(crate) fn recorded(socket: &Socket) -> Result<Vec<Container>> {
-    containers(socket, &Layout::new())
-}
-
-fn containers(socket: &Socket, layout: &Layout) -> Result<Vec<Container>> {
+pub(super) fn containers(socket: &Socket, layout: &Layout) -> Result<Vec<Container>> {
     let mut containers = Vec::new();
     for family in [Family::V4, Family::V6] {
         let elements = all(socket, layout.containers(family))?;
@@ -62,7 +67,7 @@ fn containers(socket: &Socket, layout: &Layout) -> Result<Vec<Container>> {
 }
 
 /// The elements of a set; none where it, or its table, is not there.
-fn all(socket: &Socket, set: &Set) -> Result<Vec<Element>> {
+pub(super) fn all(socket: &Socket, set: &Set) -> Result<Vec<Element>> {
     match socket.elements(set) {
         Err(e) if e.is_not_found() => Ok(Vec::new()),
         other => other,
@@ -114,20 +119,25 @@ fn bridge_of(element: &Element) -> Option<String> {
     }
 }
 
-/// Limits of the addresses, and chains that no other address is sent to.
+/// Limits of the addresses and hardware addresses, those that go and those that
+/// stay, and chains that no other is sent to.
 fn plan_egress(
     socket: &Socket,
     layout: &Layout,
     leaving: &[IpAddr],
+    macs: (Vec<Element>, Vec<Element>),
     out: &mut Transaction,
 ) -> Result<()> {
-    let (mut freed, mut used) = (Vec::new(), Vec::new());
+    let mut maps = vec![(&layout.egress_mac, macs)];
     for family in [Family::V4, Family::V6] {
         let map = layout.egress(family);
-        let (going, staying): (Vec<Element>, Vec<Element>) =
-            all(socket, map)?.into_iter().partition(|element| {
-                leaving.iter().any(|address| Element::new(*address).key == element.key)
-            });
+        let leaves = |element: &Element| {
+            leaving.iter().any(|address| Element::new(*address).key == element.key)
+        };
+        maps.push((map, all(socket, map)?.into_iter().partition(leaves)));
+    }
+    let (mut freed, mut used) = (Vec::new(), Vec::new());
+    for (map, (going, staying)) in maps {
         freed.extend(going.iter().filter_map(chain_of));
         used.extend(staying.iter().filter_map(chain_of));
         take(out, map, going);
