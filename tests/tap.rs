@@ -23,6 +23,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Tun, Bridge] machines_talk_over_a_bridge_in_the_container,
         [Tun, Ipv6] a_gateway_without_carrier_costs_no_wait,
         [Tun] dns_is_the_configurations_else_ipams,
+        [Tun, Ipv6] ipv6_is_off_where_it_is_unused,
         [Tun] a_name_that_is_taken_is_an_error_and_nothing_leaks,
         [Tun] bad_input_changes_nothing,
         [Tun, Ipv6] check_passes_after_add_at_every_version,
@@ -293,6 +294,40 @@ fn dns_is_the_configurations_else_ipams(host: &Host) {
     assert_eq!(add("tap2", json!({"dns": own})), own);
 }
 
+fn ipv6_is_off_where_it_is_unused(host: &Host) {
+    let pod = host.container("pod");
+    let disabled =
+        |name: &str| pod.sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6")).expect("there");
+    let is_ipv6 = |frame: &[u8]| frame[12..14] == [0x86, 0xdd];
+    let off = json!({"disableIPv6WhenUnused": true, "ipam": conf::fixed(&["10.1.0.2/24"])});
+    let off = tap(host, off);
+    let result = host.plugin("tap").add(&pod, "tap0", &off).expect_result();
+    let on = tap(host, json!({"ipam": conf::fixed(&["10.2.0.2/24"])}));
+    host.plugin("tap").add(&pod, "tap1", &on).expect_result();
+    // The kernel has nothing to say before there is a machine; then the other one
+    // shows what it would have said.
+    let (silent, talkative) =
+        (Program::open(&pod, "tap0", false), Program::open(&pod, "tap1", false));
+    talkative.expect("a frame of IPv6", is_ipv6);
+    host.wait_until("the other has its link-local address", || {
+        !pod.exec("ip -6 address show dev tap1 -tentative").is_empty()
+    });
+    assert_eq!(pod.exec("ip -6 address show dev tap0"), "");
+    assert!(!silent.frames.try_iter().any(|frame| is_ipv6(&frame)));
+    let checked = with_previous_result(&off, &result);
+    host.plugin("tap").check(&pod, "tap0", &checked).expect_ok();
+    pod.set_sysctl("net/ipv6/conf/tap0/disable_ipv6", "0");
+    host.plugin("tap").check(&pod, "tap0", &checked).expect_error(999, "IPv6 is on");
+    // With an IPv6 address it is used; without any, nobody knows.
+    for (name, keys) in [("tap2", json!({"ipam": dual_stack()})), ("tap3", json!({}))] {
+        let conf = conf::with(&tap(host, json!({"disableIPv6WhenUnused": true})), keys);
+        let result = host.plugin("tap").add(&pod, name, &conf).expect_result();
+        assert_eq!(disabled(name), "0");
+        let checked = with_previous_result(&conf, &result);
+        host.plugin("tap").check(&pod, name, &checked).expect_ok();
+    }
+}
+
 fn a_name_that_is_taken_is_an_error_and_nothing_leaks(host: &Host) {
     let pod = host.container("pod");
     pod.exec("ip link add tap0 type veth peer name other");
@@ -329,6 +364,7 @@ fn bad_input_changes_nothing(host: &Host) {
         (json!({"mac": "01:00:5e:00:00:01"}), 7, "group address"),
         (json!({"owner": 4_294_967_295_u64}), 7, "owner"),
         (json!({"args": []}), 7, "args"),
+        (json!({"disableIPv6WhenUnused": "yes"}), 7, "disableIPv6WhenUnused"),
         (json!({"ipam": {"type": "missing"}}), 999, "missing"),
         (
             json!({"ipam": {"type": "static", "addresses": [{"address": "10.1.0.2/24"}],

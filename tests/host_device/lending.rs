@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use testkit::{Case, Host, Netns as _, cases};
+use testkit::{Case, Host, Netns as _, cases, with_previous_result};
 
 use super::{LEFT, addressed, conf, device, leased, leases, records};
 use crate::conf as network;
+use crate::recorder::Recorder;
 
 pub(super) fn list() -> Vec<Case> {
     let mut list = cases! {
@@ -20,7 +21,8 @@ pub(super) fn list() -> Vec<Case> {
         [] an_alternative_name_may_be_the_containers,
     };
     list.extend(
-        cases! { [Ipv6] a_duplicate_address_is_named, [] one_of_two_at_once_gets_it, [] a_device_in_use_is_named,
+        cases! { [Ipv6] a_duplicate_address_is_named, [Ipv6] ipv6_is_off_where_it_is_unused,
+            [Ipv6] ipv6_comes_back_with_the_device, [] one_of_two_at_once_gets_it, [] a_device_in_use_is_named,
             [] a_name_that_is_taken_is_an_error_and_nothing_moves }
             .into_iter()
             .map(Case::ours_only),
@@ -109,6 +111,62 @@ fn a_duplicate_address_is_named(host: &Host) {
     let outcome = host.plugin("host-device").add(&pod, "eth0", &conf(host, json!({"ipam": ipam})));
     outcome.expect_error(999, "2001:db8:5::2");
     host.expect_unchanged_but(&before, LEFT);
+}
+
+fn ipv6_is_off_where_it_is_unused(host: &Host) {
+    device(host, "ens5");
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    let off = json!({"disableIPv6WhenUnused": true});
+    let conf = network::with(&leased(host), off.clone());
+    let result = host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    assert_eq!(pod.exec("ip -6 address show dev eth0"), "");
+    let checked = with_previous_result(&conf, &result);
+    host.plugin("host-device").check(&pod, "eth0", &checked).expect_ok();
+    pod.set_sysctl("net/ipv6/conf/eth0/disable_ipv6", "0");
+    host.plugin("host-device").check(&pod, "eth0", &checked).expect_error(999, "IPv6 is on");
+    host.plugin("host-device").del(&pod, "eth0", &conf).expect_ok();
+    host.expect_unchanged_but(&before, LEFT);
+    // With an IPv6 address it is used; without any, nobody knows.
+    let dual = network::fixed(&["10.5.0.2/24", "2001:db8:5::2/64"]);
+    for (ipam, is_off) in [(network::fixed(&["10.5.0.2/24"]), "1"), (dual, "0"), (json!({}), "0")] {
+        let conf = network::with(&super::conf(host, off.clone()), json!({"ipam": ipam}));
+        let result = host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+        assert_eq!(pod.sysctl("net/ipv6/conf/eth0/disable_ipv6").as_deref(), Some(is_off));
+        let checked = with_previous_result(&conf, &result);
+        host.plugin("host-device").check(&pod, "eth0", &checked).expect_ok();
+        host.plugin("host-device").del(&pod, "eth0", &conf).expect_ok();
+    }
+}
+
+fn ipv6_comes_back_with_the_device(host: &Host) {
+    device(host, "ens5");
+    let pod = host.container("pod");
+    // Of a device that somebody moves home it is the default.
+    host.set_sysctl("net/ipv6/conf/default/disable_ipv6", "1");
+    let before = host.snapshot();
+    let conf = conf(host, json!({"disableIPv6WhenUnused": true}));
+    let late = json!({"type": "static", "addresses": [{"address": "10.5.0.2/24"}],
+        "routes": [{"dst": "10.99.0.0/16", "gw": "172.31.0.1"}]});
+    // One of others may need the device for its answer.
+    let foreign = Recorder::giving(host, "foreign", "10.5.0.2/24");
+    let plugin = host.plugin("host-device").cni_path(&foreign.path());
+    let left = [LEFT[0], "/run/scratch"];
+    for (ipam, fails) in
+        [(network::fixed(&["10.5.0.2/24"]), false), (late, true), (foreign.ipam(), false)]
+    {
+        let conf = network::with(&conf, json!({"ipam": ipam}));
+        let outcome = plugin.add(&pod, "eth0", &conf);
+        if fails {
+            outcome.expect_error(999, "10.99.0.0/16");
+        } else {
+            outcome.expect_result();
+            assert_eq!(pod.exec("ip -6 address show dev eth0"), "");
+            assert_eq!(pod.sysctl("net/ipv6/conf/eth0/disable_ipv6").as_deref(), Some("1"));
+            plugin.del(&pod, "eth0", &conf).expect_ok();
+        }
+        host.expect_unchanged_but(&before, &left);
+    }
 }
 
 fn without_carrier_nothing_is_waited_for(host: &Host) {

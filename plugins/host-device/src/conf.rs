@@ -19,6 +19,8 @@ struct Conf {
     kernelpath: String,
     #[serde(rename = "pciBusID")]
     pci_bus_id: String,
+    #[serde(rename = "disableIPv6WhenUnused")]
+    disable_ipv6_when_unused: bool,
     #[serde(rename = "runtimeConfig")]
     runtime_config: RuntimeConfig,
 }
@@ -67,7 +69,10 @@ impl Selection {
     /// # Errors
     /// Code 7 for a malformed key.
     pub(crate) fn of(network: &Network) -> Result<Option<Selection>> {
-        let conf: Conf = network.conf()?;
+        network.conf().and_then(Selection::from_conf)
+    }
+
+    fn from_conf(conf: Conf) -> Result<Option<Selection>> {
         let link = if !conf.device.is_empty() {
             Some(LinkSelector::Name(conf.device))
         } else if !conf.hwaddr.is_empty() {
@@ -112,6 +117,7 @@ fn bus_name(key: &str, text: String) -> Result<String> {
 /// What ADD and CHECK are about.
 pub(crate) struct Plan {
     pub(crate) selection: Selection,
+    pub(crate) disable_ipv6_when_unused: bool,
     pub(crate) ipam: Option<Ipam>,
     /// Instead of the one IPAM gives.
     pub(crate) dns: Option<Dns>,
@@ -124,13 +130,16 @@ impl Plan {
     /// Code 7.
     pub(crate) fn new(request: &Request) -> Result<Plan> {
         let network = &request.network;
-        let selection = Selection::of(network)?.ok_or_else(|| {
+        let conf: Conf = network.conf()?;
+        let disable_ipv6_when_unused = conf.disable_ipv6_when_unused;
+        let selection = Selection::from_conf(conf)?.ok_or_else(|| {
             Error::invalid_config(
                 "load network configuration: which device? specify \"device\", \"hwaddr\", \"kernelpath\" or \"pciBusID\" (or have the runtime give a deviceID)",
             )
         })?;
         let ipam = Ipam::of_layer_2(network)?;
-        Ok(Plan { selection, ipam, dns: dns::configured(network)? })
+        let dns = dns::configured(network)?;
+        Ok(Plan { selection, disable_ipv6_when_unused, ipam, dns })
     }
 }
 

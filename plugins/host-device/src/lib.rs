@@ -31,7 +31,7 @@ use attach::ipam;
 use attach::records::Records;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{ability, contained, dns, kernel, notice, verify};
+use attach::{ability, contained, dns, kernel, neighbours, notice, verify};
 use cni::{
     Attachments, Code, Error, Interface, Network, Plugin, Request, Result, Success, Version,
 };
@@ -95,7 +95,11 @@ impl Plugin for HostDevice {
             device::verify(record, &link)?;
         }
         let target = target(container, link.index, request, at as i64);
-        verify::addresses_and_routes(&target, &promised)
+        verify::addresses_and_routes(&target, &promised)?;
+        match plan.disable_ipv6_when_unused {
+            true => neighbours::verify_ipv6_disabled(target.name, &promised),
+            false => Ok(()),
+        }
     }
 
     fn del(&self, request: &Request) -> Result<()> {
@@ -181,6 +185,9 @@ fn lend<'r>(
     };
     if plan.ipam.is_some() {
         let target = target(sandbox.container()?, link.index, request, DEVICE);
+        if plan.disable_ipv6_when_unused {
+            neighbours::disable_ipv6_if_unused(target.name, &success)?;
+        }
         contained::configure(&target, &success)?;
         announce_ipv4(target.socket, &link, &success);
     }

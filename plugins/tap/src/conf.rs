@@ -26,6 +26,8 @@ struct Conf {
     #[serde(rename = "selinuxContext")]
     selinux_context: String,
     bridge: String,
+    #[serde(rename = "disableIPv6WhenUnused")]
+    disable_ipv6_when_unused: bool,
     #[serde(rename = "runtimeConfig")]
     runtime_config: MacConf,
     /// Must be an object; nothing in it is for this plugin.
@@ -50,6 +52,7 @@ pub(crate) struct Plan {
     pub(crate) selinux_context: Option<String>,
     /// A bridge in the container.
     pub(crate) bridge: Option<String>,
+    pub(crate) disable_ipv6_when_unused: bool,
     pub(crate) ipam: Option<Ipam>,
     /// Instead of the one IPAM gives.
     pub(crate) dns: Option<Dns>,
@@ -90,6 +93,7 @@ impl Plan {
             group: conf.group,
             selinux_context: given(conf.selinux_context),
             bridge: given(conf.bridge),
+            disable_ipv6_when_unused: conf.disable_ipv6_when_unused,
             ipam,
             dns: dns::configured(network)?,
         })

@@ -21,7 +21,7 @@ use attach::addresses::Target;
 use attach::ipam;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{ability, contained, kernel, verify};
+use attach::{ability, contained, kernel, neighbours, verify};
 use cni::{Error, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::Socket;
@@ -64,7 +64,12 @@ impl Plugin for Tap {
         if let Some(bridge) = &plan.bridge {
             verify_port(container, &link, bridge)?;
         }
-        verify::addresses_and_routes(&target(container, &link, request, at as i64), &promised)
+        let target = target(container, &link, request, at as i64);
+        verify::addresses_and_routes(&target, &promised)?;
+        match plan.disable_ipv6_when_unused {
+            true => neighbours::verify_ipv6_disabled(target.name, &promised),
+            false => Ok(()),
+        }
     }
 
     fn del(&self, request: &Request) -> Result<()> {
@@ -103,7 +108,11 @@ fn attach<'r>(
         Some(ipam) => contained::lease(sandbox, undo, ipam, KIND)?,
         None => Success::default(),
     };
-    contained::configure(&target(sandbox.container()?, &link, sandbox.request, 0), &success)?;
+    let target = target(sandbox.container()?, &link, sandbox.request, 0);
+    if plan.disable_ipv6_when_unused {
+        neighbours::disable_ipv6_if_unused(target.name, &success)?;
+    }
+    contained::configure(&target, &success)?;
     success.interfaces = vec![contained::interface(sandbox.request, &link, plan.mtu)];
     if let Some(dns) = &plan.dns {
         success.dns = dns.clone();

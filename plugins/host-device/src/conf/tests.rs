@@ -49,6 +49,7 @@ fn what_is_malformed_is_named() {
         (r#","pciBusID":"../../x""#, "pciBusID"),
         (r#","pciBusID":"..""#, "pciBusID"),
         (r#","runtimeConfig":{"deviceID":"a/b"}"#, "runtimeConfig.deviceID"),
+        (r#","disableIPv6WhenUnused":1"#, "disableIPv6WhenUnused"),
         (r#","runtimeConfig":{"deviceID":7}"#, "runtimeConfig.deviceID"),
     ] {
         let error = selection(keys).expect_err(keys);

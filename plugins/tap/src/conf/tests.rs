@@ -20,7 +20,7 @@ fn the_runtimes_address_wins_then_the_arguments() {
 #[test]
 fn all_keys_are_read() {
     let plan = plan(
-        r#","MultiQueue":true,"mtu":1400,"owner":107,"group":0,"selinuxContext":"a:b:c","bridge":"br0","args":{"x":1}"#,
+        r#","MultiQueue":true,"mtu":1400,"owner":107,"group":0,"selinuxContext":"a:b:c","bridge":"br0","disableipv6whenunused":true,"args":{"x":1}"#,
         "",
     )
     .expect("valid");
@@ -28,6 +28,7 @@ fn all_keys_are_read() {
     assert_eq!((plan.mtu, plan.owner, plan.group), (Some(1400), Some(107), Some(0)));
     assert_eq!(plan.selinux_context.as_deref(), Some("a:b:c"));
     assert_eq!(plan.bridge.as_deref(), Some("br0"));
+    assert!(plan.disable_ipv6_when_unused);
 }
 
 #[test]
@@ -39,6 +40,7 @@ fn what_is_wrong_is_named() {
         (r#","owner":4294967295"#, "", Code::INVALID_CONFIG, "owner"),
         (r#","group":4294967296"#, "", Code::INVALID_CONFIG, "group"),
         (r#","mac":"x""#, "", Code::INVALID_CONFIG, "MAC"),
+        (r#","disableIPv6WhenUnused":1"#, "", Code::INVALID_CONFIG, "disableIPv6WhenUnused"),
         (r#","args":"x""#, "", Code::INVALID_CONFIG, "args"),
         (r#","selinuxContext":"a b""#, "", Code::INVALID_CONFIG, "selinuxContext"),
         ("", "IP=10.0.0.1", Code::INVALID_ENVIRONMENT, "IP=10.0.0.1"),
