@@ -45,9 +45,10 @@ pub(super) fn all() -> Vec<Scenario> {
         })
         .group("tap")
         .peer_may_lack("tap")
+        .link(TAP)
         .verb(Add, &[])
         .verb(Check, &[])
-        .verb(Del, &[one_deletion]),
+        .verb(Del, &[LinkDeletion { ms: 2.0 }, one_deletion]),
         Scenario::new("tap + host-local", "dual stack, no carrier", |contender| {
             tap(contender, &["10.85.0.0/16", "fd00:10:85::/64"])
         })
@@ -102,6 +103,15 @@ const MACVLAN: Link = Link {
     once: "",
     make: "link add link0 link parent0 type macvlan mode bridge\n\
            address add 10.83.0.2/16 dev link0\n\
+           link set link0 up\n",
+    inside: "",
+};
+
+/// The device that the plugin tap makes, likewise.
+const TAP: Link = Link {
+    once: "",
+    make: "tuntap add dev link0 mode tap\n\
+           address add 10.86.0.2/16 dev link0\n\
            link set link0 up\n",
     inside: "",
 };
