@@ -22,6 +22,7 @@ pub(crate) fn list() -> Vec<Case> {
     };
     for case in cases! {
         [Bridge, Ping, Ipv6] ipv6_is_ready_at_once,
+        [Bridge, Ping, Ipv6] an_address_that_moves_needs_no_announcement,
         [Bridge, Ipv6] del_works_from_any_state,
         [Bridge] del_accepts_a_bad_configuration,
         [Bridge] gc_removes_what_is_not_valid,
@@ -84,6 +85,33 @@ fn ipv6_is_ready_at_once(host: &Host) {
     // One packet, with no time for a second.
     assert!(one.answers_ping("fd00:1::1") && host.answers_ping("fd00:1::2"));
     two.expect_ping("fd00:1::2");
+}
+
+/// The host is the only neighbour, and what it knew of the address has gone with the
+/// pair: the first packet of either side arrives at the new owner.
+fn an_address_that_moves_needs_no_announcement(host: &Host) {
+    let addresses = json!([{"address": "10.1.0.2/24", "gateway": "10.1.0.1"},
+        {"address": "fd00:1::2/64", "gateway": "fd00:1::1"}]);
+    let ipam = json!({"type": "static", "addresses": addresses});
+    let subject = subject(host, &[V4, V6], json!({"ipam": ipam}));
+    let capture = host.capture();
+    for (name, asks) in [("one", true), ("two", true), ("three", false)] {
+        let (container, result) = subject.attach(name);
+        let end = host_end(&result);
+        for [own, gateway] in [["10.1.0.2", "10.1.0.1"], ["fd00:1::2", "fd00:1::1"]] {
+            // One packet, with no time for a second.
+            let arrived =
+                if asks { host.answers_ping(own) } else { container.answers_ping(gateway) };
+            assert!(arrived, "{name}: {own}");
+            let known = host.exec(format!("ip neigh show {own} dev {end}"));
+            assert!(known.contains(&container.mac("eth0")), "{known:?}");
+        }
+        subject.del(&container);
+    }
+    let said = capture.frames(|frame| {
+        ["10.1.0.2", "fd00:1::2"].iter().any(|ip| frame.announces(ip.parse().expect("an address")))
+    });
+    assert_eq!(said, []);
 }
 
 fn comes_and_goes_at_every_version(host: &Host) {

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::net::Ipv6Addr;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Tun] the_address_has_three_sources,
         [Tun] without_ipam_it_is_a_bare_link_at_every_version,
         [Tun] a_machine_behind_the_device_talks_to_the_container,
+        [Tun, Ipv6] a_machine_is_told_of_the_ipv6_address_and_asks_for_the_other,
         [Tun] several_programs_may_open_a_device_with_queues,
         [Tun, Bridge] machines_talk_over_a_bridge_in_the_container,
         [Tun, Ipv6] a_gateway_without_carrier_costs_no_wait,
@@ -101,6 +103,21 @@ fn is_answer(frame: &[u8], mac: [u8; 6], asked: [u8; 4]) -> bool {
         && frame[12..14] == [8, 6]
         && frame[20..22] == [0, 2]
         && frame[28..32] == asked
+}
+
+/// Is it an unsolicited neighbour advertisement of `address`, to all nodes, with the
+/// Ethernet address `mac`? RFC 4861 section 4.4, behind 14 bytes of Ethernet and 40 of
+/// IPv6.
+fn is_announcement(frame: &[u8], mac: [u8; 6], address: Ipv6Addr) -> bool {
+    frame.len() >= 86
+        && frame[..6] == [0x33, 0x33, 0, 0, 0, 1]
+        && frame[6..12] == mac
+        && frame[12..14] == [0x86, 0xdd]
+        && frame[20] == 58
+        && frame[54] == 136
+        && frame[58] & 0x40 == 0
+        && frame[62..78] == address.octets()
+        && frame[80..86] == mac
 }
 
 fn flags(link: &Value) -> Vec<&str> {
@@ -215,6 +232,22 @@ fn a_machine_behind_the_device_talks_to_the_container(host: &Host) {
     // And what the container sends reaches the machine: an IPv4 packet to it.
     assert!(!pod.answers_ping("10.1.0.9"));
     machine.expect("an echo request", |f| f[..6] == MACHINE && f[12..14] == [8, 0] && f[23] == 1);
+}
+
+/// Nobody hears what the kernel says when ADD brings the device up. Of IPv6 addresses
+/// it speaks again when there is a machine; of IPv4 ones it is asked.
+fn a_machine_is_told_of_the_ipv6_address_and_asks_for_the_other(host: &Host) {
+    let pod = host.container("pod");
+    let mac = [2, 0, 0, 0, 0, 0x0a];
+    let ipam = conf::fixed(&["10.1.0.2/24", "2001:db8:1::2/64"]);
+    let conf = tap(host, json!({"mac": "02:00:00:00:00:0a", "ipam": ipam}));
+    host.plugin("tap").add(&pod, "tap0", &conf).expect_result();
+    let mut machine = Program::open(&pod, "tap0", false);
+    let address = "2001:db8:1::2".parse().expect("an address");
+    machine.expect("an advertisement", |f| is_announcement(f, mac, address));
+    machine.send(&question(MACHINE, [10, 1, 0, 9], [10, 1, 0, 2]));
+    let answer = machine.expect("an ARP answer", |f| is_answer(f, MACHINE, [10, 1, 0, 2]));
+    assert_eq!(answer[22..28], mac);
 }
 
 fn several_programs_may_open_a_device_with_queues(host: &Host) {
