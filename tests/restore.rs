@@ -30,6 +30,8 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge, Nft] del_after_a_flush_succeeds,
         [Bridge] what_cannot_come_back_is_told,
         [Bridge, Macvlan] links_in_the_container_get_their_addresses_back,
+        [Tun, Bridge, Ipv6] a_tap_device_comes_back_to_its_bridge_and_addresses,
+        [Ipv6] a_lent_device_gets_its_addresses_back,
         [Bridge, PeerPlugins] plugins_of_others_say_that_they_cannot,
     };
     list.extend(chained::list());
@@ -475,6 +477,78 @@ fn links_in_the_container_get_their_addresses_back(host: &Host) {
         one.wait_for_addresses();
         inside.expect_same(&one.network_snapshot());
     }
+}
+
+/// After each damage and a restore the link has what it had.
+#[track_caller]
+fn expect_repaired(host: &Host, one: &Container, damages: &[&str]) {
+    let had = || {
+        let link = one.link("eth0").expect("there");
+        let state = (link["master"].clone(), link["flags"].to_string().contains("\"UP\""));
+        (state, one.addresses("eth0"), one.routes("main"))
+    };
+    one.wait_for_addresses();
+    let before = had();
+    for damage in damages {
+        host.note(*damage);
+        one.exec(*damage);
+        assert_ne!(had(), before, "no damage");
+        assert_eq!(states(host, "restore --json")[0].0, "restored", "{damage}");
+        // Its link-local route is the kernel's to make, a moment later.
+        host.wait_until("all is back", || had() == before);
+    }
+}
+
+/// Addresses of both families, and a route.
+fn dual_stack() -> Value {
+    json!({"type": "static", "routes": [{"dst": "10.9.0.0/16", "gw": "10.1.0.1"}],
+        "addresses": [{"address": "10.1.0.2/24"}, {"address": "fd00:1::2/64"}]})
+}
+
+fn a_tap_device_comes_back_to_its_bridge_and_addresses(host: &Host) {
+    write(host, json!([{"type": "tap", "bridge": "br0", "ipam": dual_stack()}]));
+    let one = host.container("one");
+    one.exec("ip link add br0 address 02:00:00:00:00:01 type bridge");
+    ok(host, "add net /run/netns/one");
+    let damages = [
+        "ip addr flush dev eth0 scope global",
+        "ip route del 10.9.0.0/16",
+        "ip link set eth0 down",
+        "ip link set eth0 nomaster",
+    ];
+    expect_repaired(host, &one, &damages);
+    // Another's, by now.
+    one.exec("ip link add br1 type bridge");
+    one.exec("ip link set eth0 master br1");
+    let output = cnitool(host, "restore");
+    assert!(!output.success() && output.stderr.contains("it is no port of br0"), "{output}");
+    assert_eq!(one.link("eth0").expect("there")["master"], "br1");
+}
+
+fn a_lent_device_gets_its_addresses_back(host: &Host) {
+    host.set_sysctl("net/ipv6/conf/default/accept_dad", "0");
+    for end in ["ens5", "wire5"] {
+        if host.link(end).is_none() {
+            host.exec("ip link add ens5 type veth peer name wire5");
+        }
+        host.exec(format!("ip link set {end} up"));
+    }
+    write(host, json!([{"type": "host-device", "device": "ens5", "ipam": dual_stack()}]));
+    let one = host.container("one");
+    ok(host, "add net /run/netns/one");
+    let damages = [
+        "ip addr flush dev eth0 scope global",
+        "ip route del 10.9.0.0/16",
+        "ip link set eth0 down",
+    ];
+    expect_repaired(host, &one, &damages);
+    // Something else under its name gets nothing.
+    one.exec("ip link set eth0 down");
+    one.exec("ip link set eth0 name other");
+    one.exec(format!("ip link add eth0 address {} type bridge", one.mac("other")));
+    let output = cnitool(host, "restore");
+    assert!(!output.success() && output.stderr.contains("it is not the device ens5"), "{output}");
+    assert_eq!(one.addresses("eth0"), [""; 0]);
 }
 
 fn plugins_of_others_say_that_they_cannot(host: &Host) {

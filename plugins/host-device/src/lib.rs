@@ -26,7 +26,7 @@ mod record;
 mod surroundings;
 mod sysfs;
 
-use attach::addresses::Target;
+use attach::addresses::{self, Target};
 use attach::ipam;
 use attach::records::Records;
 use attach::sandbox::Sandbox;
@@ -90,16 +90,28 @@ impl Plugin for HostDevice {
             return Ok(());
         }
         let container = sandbox.enter()?;
-        let link = verify_link(container, &promised.interfaces[at])?;
-        if let Some(record) = &record {
-            device::verify(record, &link)?;
-        }
+        let link = find_lent(container, &promised.interfaces[at], record.as_ref())?;
+        verify::link_state(&link, &promised.interfaces[at])?;
         let target = target(container, link.index, request, at as i64);
         verify::addresses_and_routes(&target, &promised)?;
         match plan.disable_ipv6_when_unused {
             true => neighbours::verify_ipv6_disabled(target.name, &promised),
             false => Ok(()),
         }
+    }
+
+    fn restore(&self, request: &Request) -> Result<()> {
+        let plan = Plan::new(request)?;
+        let promised = verify::prev_result(request)?;
+        let mut sandbox = Sandbox::open(request)?;
+        let at = verify::interface(request, &promised)?;
+        let record = record::of(request)?;
+        if is_in_user_space(&sandbox, &plan.selection, record.as_ref())? {
+            return Ok(());
+        }
+        let container = sandbox.enter()?;
+        let link = find_lent(container, &promised.interfaces[at], record.as_ref())?;
+        addresses::restore(&target(container, link.index, request, at as i64), &promised)
     }
 
     fn del(&self, request: &Request) -> Result<()> {
@@ -350,19 +362,15 @@ fn announce_ipv4(container: &Socket, link: &Link, success: &Success) {
     }
 }
 
-/// CHECK of what is the same for every device: the link is there, up, with the
-/// promised address.
-fn verify_link(container: &Socket, promised: &Interface) -> Result<Link> {
-    let name = &promised.name;
-    let wrong = |what: &str| Error::internal(format!("check {name}: {what}"));
-    let link = link::find(container, name)
-        .map_err(kernel)?
-        .ok_or_else(|| wrong(&format!("the link is gone from {}", promised.sandbox)))?;
+/// The link in the container: it has the promised address, and is the device that was
+/// lent, as far as there is a record of that.
+fn find_lent(container: &Socket, promised: &Interface, record: Option<&Record>) -> Result<Link> {
+    let Interface { name, sandbox, .. } = promised;
+    let gone = || Error::internal(format!("check {name}: the link is gone from {sandbox}"));
+    let link = link::find(container, name).map_err(kernel)?.ok_or_else(gone)?;
     verify::mac(&link, promised)?;
-    match link.is_up() {
-        true => Ok(link),
-        false => Err(wrong("the link is down")),
-    }
+    record.map_or(Ok(()), |record| device::verify(record, &link))?;
+    Ok(link)
 }
 
 /// CHECK: is the device driven from user space? Then it must still be.

@@ -17,7 +17,7 @@
 
 mod conf;
 
-use attach::addresses::Target;
+use attach::addresses::{self, Target};
 use attach::ipam;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
@@ -70,6 +70,19 @@ impl Plugin for Tap {
             true => neighbours::verify_ipv6_disabled(target.name, &promised),
             false => Ok(()),
         }
+    }
+
+    fn restore(&self, request: &Request) -> Result<()> {
+        let plan = Plan::new(&request.network, &request.args)?;
+        let promised = verify::prev_result(request)?;
+        let at = verify::interface(request, &promised)?;
+        let mut sandbox = Sandbox::open(request)?;
+        let link = verify::container_link(sandbox.enter()?, &promised.interfaces[at], KIND)?;
+        let container = sandbox.container()?;
+        if let Some(bridge) = &plan.bridge {
+            put_back_port(container, &link, bridge)?;
+        }
+        addresses::restore(&target(container, &link, request, at as i64), &promised)
     }
 
     fn del(&self, request: &Request) -> Result<()> {
@@ -193,6 +206,15 @@ fn verify_port(container: &Socket, link: &Link, bridge: &str) -> Result<()> {
     match find_bridge(container, bridge)?.index {
         index if link.master == Some(index) => Ok(()),
         _ => Err(Error::internal(format!("check {}: it is no port of {bridge}", link.name))),
+    }
+}
+
+/// RESTORE: makes it a port of its bridge where it is none. What somebody else has
+/// made it a port of is his.
+fn put_back_port(container: &Socket, link: &Link, bridge: &str) -> Result<()> {
+    match (link.master, find_bridge(container, bridge)?.index) {
+        (None, bridge) => link::set_master(container, link.index, bridge).map_err(kernel),
+        (Some(_), _) => verify_port(container, link, bridge),
     }
 }
 
