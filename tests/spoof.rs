@@ -245,11 +245,12 @@ fn gc_sweeps_what_has_no_link(host: &Host) {
     let (renamed, _) = attach(host, "renamed", &conf());
     // The link is there until GC removes it, in a container nobody knows.
     assert!(renamed.link("eth0").is_some());
+    let links = host.links().len();
     stale.destroy();
     let mut gc = conf();
     gc["cniVersion"] = "1.1.0".into();
     gc["cni.dev/valid-attachments"] = json!([{"containerID": valid.id(), "ifname": "eth0"}]);
-    host.wait_until("the link of the container is gone", || host.links().len() == 6);
+    host.wait_until("the link of the container is gone", || host.links().len() < links);
     host.plugin("bridge").gc(&gc).expect_ok();
     assert_eq!(table(host), kept);
 }

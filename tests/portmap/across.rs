@@ -199,10 +199,13 @@ fn only_netlink_looks_at_the_other_backend(host: &Host) {
     // The dead one's rules as well.
     one.container.destroy();
     let conf = two.behind(&portmap("nftables", &some()));
-    let plugin = host.plugin("portmap").fail_call(PROCESSES, "EPERM", 1);
-    let outcome = plugin.add(&two.container, "eth0", &conf);
-    outcome.expect_result();
-    assert!(!outcome.fault_fired(), "{outcome}");
+    // As `take_over`, and no process either time.
+    host.wait_until("the namespace has ended", || {
+        let plugin = host.plugin("portmap").fail_call(PROCESSES, "EPERM", 1);
+        let outcome = plugin.add(&two.container, "eth0", &conf);
+        assert!(!outcome.fault_fired(), "{outcome}");
+        outcome.success()
+    });
     assert!(!rules(host).contains("CNI-DN-"), "{}", rules(host));
 }
 
