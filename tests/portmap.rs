@@ -3,6 +3,7 @@
 
 mod across;
 mod beside;
+mod failing;
 mod ownership;
 mod teardown;
 pub(crate) mod traffic;
@@ -17,6 +18,7 @@ pub(crate) fn list() -> Vec<Case> {
     list.extend(ownership::list());
     list.extend(across::list());
     list.extend(beside::list());
+    list.extend(failing::list());
     list.extend(teardown::list());
     testkit::on_every_kernel(&mut list, &EVERY_KERNEL);
     list

@@ -21,7 +21,7 @@
 //! Sockets and commands act on the host, wherever the thread goes later:
 //! [`Netfilter::open`] is called before the container is entered.
 
-use crate::lock::{self, Of, Patience};
+use crate::lock::{self, Held, Of, Patience};
 use crate::{ability, kernel};
 use cni::{Code, Error, Result};
 use linux::iptables::{self, Batch, Iptables, Program, Saved, Variant};
@@ -242,12 +242,21 @@ impl Netfilter {
         table: &str,
         plan: impl FnOnce(&Saved, &mut Batch) -> linux::Result<()>,
     ) -> linux::Result<()> {
+        let _alone = self.alone()?;
+        program.update(table, plan)
+    }
+
+    /// Waits until nobody else among all plugins on this host changes rules of
+    /// iptables, nor begins to until this is dropped.
+    ///
+    /// # Errors
+    /// Those of [`Netfilter::update`], but for the command's.
+    pub fn alone(&self) -> linux::Result<Held> {
         let host = Of::Host(self.iptables.namespace());
-        let _alone = lock::take_alone(host, LOCK_LIMIT).map_err(|error| {
+        lock::take_alone(host, LOCK_LIMIT).map_err(|error| {
             let kind = if error.is_timed_out() { ErrorKind::TimedOut } else { ErrorKind::Io };
             linux::Error::with_kind(DOING, kind, error.to_string())
-        })?;
-        program.update(table, plan)
+        })
     }
 
     /// The same to remove what is there: goes on without the lock when others keep

@@ -34,6 +34,8 @@ struct Fault {
     calls: String,
     action: String,
     nth: usize,
+    /// Whether its children's calls are met as well.
+    follows: bool,
 }
 
 impl<'a> Plugin<'a> {
@@ -75,6 +77,15 @@ impl<'a> Plugin<'a> {
         self.fault(calls, format!("error={error}"), nth)
     }
 
+    /// As [`Plugin::fail_call`], of the plugin's own calls alone: each process is
+    /// counted for itself, so that one that is started to take something back would
+    /// fail at the same place.
+    pub fn fail_own_call(mut self, calls: &str, error: &str, nth: usize) -> Self {
+        self = self.fail_call(calls, error, nth);
+        self.fault = self.fault.map(|fault| Fault { follows: false, ..fault });
+        self
+    }
+
     /// Kills the plugin by SIGKILL at the `nth` (from 1) of the named system
     /// calls, as the machine's memory killer would; the call is not made.
     pub fn kill_at_call(self, calls: &str, nth: usize) -> Self {
@@ -88,7 +99,7 @@ impl<'a> Plugin<'a> {
     }
 
     fn fault(mut self, calls: &str, action: String, nth: usize) -> Self {
-        self.fault = Some(Fault { calls: calls.to_owned(), action, nth });
+        self.fault = Some(Fault { calls: calls.to_owned(), action, nth, follows: true });
         self
     }
 
@@ -182,9 +193,10 @@ impl<'a> Plugin<'a> {
         let mut argv = match &self.fault {
             None => vec![program],
             Some(fault) => {
-                let Fault { calls, action, nth } = fault;
+                let Fault { calls, action, nth, follows } = fault;
+                let children = if *follows { "-f " } else { "" };
                 let words = format!(
-                    "strace -f -qq -o {} -e trace={calls} -e inject={calls}:{action}:when={nth}",
+                    "strace {children}-qq -o {} -e trace={calls} -e inject={calls}:{action}:when={nth}",
                     trace.display()
                 );
                 let words = words.split(' ').map(str::to_owned);

@@ -77,23 +77,21 @@ impl Other<'_> {
         }
     }
 
-    /// Removes what has to go. Who mapped one of the ports meanwhile keeps it.
+    /// Removes what has to go. Who mapped one of the ports meanwhile keeps it, and is
+    /// what speaks against it.
     fn move_aside(&self) -> Result<std::result::Result<(), Error>> {
         let mut conflict = None;
         if let Some(socket) = self.nft {
+            let changes = &self.claimant.changes;
+            let step = changes.next();
             socket.update(|socket, out| {
                 conflict = self.plan(socket, out)?;
                 if conflict.is_some() {
                     *out = Transaction::new();
                 }
-                Ok(())
+                changes.nftables(step, socket, out)
             })?;
         }
-        let Some(conflict) = conflict else { return Ok(Ok(())) };
-        let undone = crate::remove(self.claimant.request, &self.claimant.plan.hosts());
-        Ok(Err(match undone {
-            Ok(()) => conflict,
-            Err(e) => conflict.with_details(format!("undo: remove the port mappings: {e}")),
-        }))
+        Ok(conflict.map_or(Ok(()), Err))
     }
 }

@@ -16,6 +16,7 @@
 //! tells whose the chain is. Upstream's chains have none.
 
 mod aside;
+mod back;
 mod parse;
 mod remove;
 
@@ -29,8 +30,10 @@ use linux::{Family, IpNetwork};
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::Claimant;
+use crate::changes::Kind;
 use crate::conf::{HostPort, Masquerade, Target};
 pub(crate) use aside::{legacy_in_the_way, move_legacy_aside, stand_aside};
+pub(crate) use back::plan_back;
 use parse::Mapped;
 pub(crate) use remove::{Leaving, flows, plan, remove_legacy};
 
@@ -72,20 +75,32 @@ pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<R
     {
         return Ok(Err(error));
     }
-    for (at, (program, target)) in programs.iter().enumerate() {
-        let outcome = add_family(netfilter, program, claimant, target);
-        if at > 0 && !matches!(outcome, Ok(Ok(()))) {
-            // The other family's rules.
-            if let Err(e) = crate::remove(claimant.request, &claimant.plan.hosts()) {
-                return Ok(outcome.map_err(kernel).and_then(|inner| inner).map_err(|error| {
-                    error.with_details(format!("undo: remove the port mappings: {e}"))
-                }));
-            }
+    // From the first look until both families are done: what was read holds.
+    let _alone = netfilter.alone()?;
+    let mut tables = Vec::new();
+    for (program, _) in &programs {
+        tables.push(program.save(TABLE)?);
+    }
+    let mut batches = Vec::new();
+    for (saved, (_, target)) in tables.iter().zip(&programs) {
+        let adding = Adding { saved, claimant, target };
+        let mut batch = Batch::new(TABLE);
+        match adding.plan(&mut batch) {
+            Ok(chains) => batches.push((batch, chains)),
+            Err(conflict) => return Ok(Err(conflict)),
         }
-        match outcome {
-            Ok(Ok(())) => {}
-            other => return other,
+    }
+    // Now that nothing speaks against it in either.
+    for ((saved, (batch, chains)), (program, target)) in tables.iter().zip(batches).zip(&programs) {
+        // Before anything leads to 127.0.0.1.
+        if target.at_loopback {
+            guard_loopback(program)?;
         }
+        claimant.changes.iptables(target.family(), Kind::Usual, saved, chains);
+        program.restore(&batch).map_err(|error| match target.conditions.is_empty() {
+            true => error,
+            false => error.context("map ports under conditionsV4 and conditionsV6"),
+        })?;
     }
     Ok(Ok(()))
 }
@@ -108,35 +123,10 @@ fn read_conditions(program: &Program, claimant: &Claimant, target: &Target) -> R
         .map_err(|e| kernel(e).context("map ports under conditionsV4 and conditionsV6"))
 }
 
-fn add_family(
-    netfilter: &Netfilter,
-    program: &Program,
-    claimant: &Claimant,
-    target: &Target,
-) -> linux::Result<Result<()>> {
-    // Before anything leads to 127.0.0.1.
-    if target.at_loopback {
-        guard_loopback(netfilter, program)?;
-    }
-    let mut conflict = Ok(());
-    let updated = netfilter.update(program, TABLE, |saved, batch| {
-        conflict = Adding { saved, claimant, target }.plan(batch);
-        if conflict.is_err() {
-            *batch = Batch::new(TABLE);
-        }
-        Ok(())
-    });
-    updated.map_err(|error| match target.conditions.is_empty() {
-        true => error,
-        false => error.context("map ports under conditionsV4 and conditionsV6"),
-    })?;
-    Ok(conflict)
-}
-
 /// Drops what arrives from elsewhere with an address of the host's loopback
 /// link, before connections are tracked: see [`crate::loopback`].
-fn guard_loopback(netfilter: &Netfilter, program: &Program) -> linux::Result<()> {
-    netfilter.update(program, "raw", |saved, batch| {
+fn guard_loopback(program: &Program) -> linux::Result<()> {
+    program.update("raw", |saved, batch| {
         for rule in guard_rules() {
             if !saved.has("PREROUTING", &rule) {
                 batch.append("PREROUTING", rule);
@@ -202,7 +192,9 @@ struct Adding<'a> {
 }
 
 impl Adding<'_> {
-    fn plan(&self, batch: &mut Batch) -> Result<()> {
+    /// Answers which chains are written or removed.
+    fn plan(&self, batch: &mut Batch) -> Result<Vec<String>> {
+        self.note_earlier();
         self.refuse_conflicts()?;
         self.plan_shared(batch)?;
         let chain = self.chain_to_use();
@@ -212,7 +204,7 @@ impl Adding<'_> {
         let there = self.entries_there(&chain);
         // How a condition is shown cannot be foreseen.
         let same_entries = self.target.conditions.is_empty() && there == entries;
-        self.plan_replaced(batch, &chain);
+        let mut chains = self.plan_replaced(batch, &chain);
         if !same_rules {
             batch.empty_chain(&chain);
             for rule in rules {
@@ -227,7 +219,15 @@ impl Adding<'_> {
                 batch.append(DNAT, rule);
             }
         }
-        Ok(())
+        chains.push(chain);
+        Ok(chains)
+    }
+
+    /// The attachment has a chain already.
+    fn note_earlier(&self) {
+        if self.saved.chain(&self.chain_to_use()).is_some() {
+            self.claimant.changes.note_earlier();
+        }
     }
 
     /// Chains and rules for everybody.
@@ -378,12 +378,17 @@ impl Adding<'_> {
 
     /// Chains whose owner is not alive any more go whole where they have a port
     /// we want, or lead to the address that is ours now.
-    fn plan_replaced(&self, batch: &mut Batch, own: &str) {
-        let in_the_way =
-            parse::mapped(self.saved).filter(|there| there.chain != own && self.is_stale(there));
-        let mut chains: Vec<&str> = in_the_way.map(|there| there.chain).collect();
+    fn plan_replaced(&self, batch: &mut Batch, own: &str) -> Vec<String> {
+        self.plan_removed(batch, |there| there.chain != own && self.is_stale(there))
+    }
+
+    /// The chains with such mappings go; answers which.
+    fn plan_removed(&self, batch: &mut Batch, goes: impl Fn(&Mapped) -> bool) -> Vec<String> {
+        let going = parse::mapped(self.saved).filter(goes).map(|there| there.chain.to_owned());
+        let mut chains: Vec<String> = going.collect();
         chains.dedup();
-        batch.remove_chains(self.saved, |name| chains.contains(&name));
+        batch.remove_chains(self.saved, |name| chains.iter().any(|chain| chain == name));
+        chains
     }
 
     /// Whether its owner is not alive any more, and it is in the way.

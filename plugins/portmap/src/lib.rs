@@ -19,6 +19,7 @@
 //! look in both.
 
 mod both;
+mod changes;
 mod conf;
 mod flows;
 mod iptables;
@@ -29,6 +30,7 @@ mod place;
 use attach::backend::{Backend, FAMILIES, Netfilter};
 use attach::chained::{self, Owner, Owners};
 use attach::{ability, kernel, undo, verify};
+use changes::Changes;
 use cni::{Attachments, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::{HostPort, Needs, Plan};
 use linux::Socket;
@@ -55,15 +57,7 @@ impl Plugin for Portmap {
         let result = chained::prev_result(request, "portmap")?;
         let Some(plan) = Plan::new(request, &result)? else { return Ok(result) };
         let host = Socket::route().map_err(kernel)?;
-        undo::scope(&mut (), |(), undo| {
-            let outcome = map(&Claimant::new(request, &plan));
-            // After a kernel's error too: the answer may be all that was lost.
-            // But what speaks against the mappings was found before any was
-            // made, and an earlier ADD's stay.
-            if !matches!(outcome, Ok(Err(_))) {
-                undo.push("remove the port mappings", |()| remove(request, &plan.hosts()));
-            }
-            outcome??;
+        map(&Claimant::new(request, &plan), || {
             // Not before the guard is there, which comes with the mappings.
             loopback::allow(&host, &plan)?;
             flows::end_to_host(&host, &plan.hosts(), &plan.families())
@@ -84,7 +78,7 @@ impl Plugin for Portmap {
         if self.check(request).is_ok() {
             return Ok(());
         }
-        map(&Claimant::new(request, &plan))??;
+        map(&Claimant::new(request, &plan), || Ok(()))?;
         let host = Socket::route().map_err(kernel)?;
         loopback::allow(&host, &plan)?;
         // Those that came while nothing led them to the container.
@@ -128,22 +122,28 @@ struct Claimant<'a> {
     plan: &'a Plan,
     owner: Owner,
     place: Option<Place>,
+    changes: Changes,
 }
 
 impl<'a> Claimant<'a> {
     fn new(request: &'a Request, plan: &'a Plan) -> Claimant<'a> {
         let place = request.netns.as_deref().and_then(Place::of);
-        Claimant { request, plan, owner: Owner::of(request), place }
+        Claimant { request, plan, owner: Owner::of(request), place, changes: Changes::default() }
     }
 }
 
-/// Makes the mappings, all of them or none, with the backend that suits. The
-/// inner error says what speaks against them.
-fn map(claimant: &Claimant) -> Result<Result<()>> {
+/// Makes the mappings, all of them or none, with the backend that suits, and does
+/// `what_follows`. When that fails too, the mappings are what they were.
+fn map(claimant: &Claimant, what_follows: impl FnOnce() -> Result<()>) -> Result<()> {
     let netfilter = Netfilter::open()?;
     let nft = netfilter.nft()?;
-    netfilter.with(claimant.plan.backend, iptables::TABLE, &BESIDE, |backend| {
-        both::add(&netfilter, nft, backend, claimant)
+    undo::scope(&mut (), |(), undo| {
+        // Of one that fails as well: the answer may be all that was lost.
+        undo.push("take the port mappings back", |()| claimant.changes.take_back(claimant));
+        netfilter.with(claimant.plan.backend, iptables::TABLE, &BESIDE, |backend| {
+            both::add(&netfilter, nft, backend, claimant)
+        })??;
+        what_follows()
     })
 }
 

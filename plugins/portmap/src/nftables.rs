@@ -28,6 +28,7 @@
 //! exists once, so that a port has one owner.
 
 mod aside;
+mod back;
 mod claim;
 mod layout;
 mod release;
@@ -35,11 +36,17 @@ mod release;
 use attach::backend::FAMILIES;
 use layout::Layout;
 use linux::Family;
-use linux::nft::Transaction;
+use linux::nft::{Chain, Transaction};
 
 pub(crate) use aside::stand_aside;
+pub(crate) use back::plan_back;
 pub(crate) use claim::{add, check};
 pub(crate) use release::{Leaving, plan};
+
+/// What guards 127.0.0.0/8.
+pub(crate) fn guard() -> Chain {
+    Layout::new(Family::V4).guard
+}
 
 /// Adds what all attachments share, but for the rules: those are written anew.
 pub(crate) fn shared() -> Transaction {

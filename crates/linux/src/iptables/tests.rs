@@ -348,3 +348,53 @@ fn a_host_without_the_commands_has_none() {
         assert!(iptables.program_of(Family::V6, Variant::Legacy).is_none());
     });
 }
+
+#[test]
+fn chains_that_were_removed_come_back_as_they_were() {
+    for family in [Family::V4, Family::V6] {
+        in_namespace(move |iptables| {
+            let program = iptables.program_of(family, Variant::Nft).unwrap();
+            let (any, to) = match family {
+                Family::V4 => ("10.1.0.0/24", "10.1.0.2:80"),
+                Family::V6 => ("2001:db8::/64", "[2001:db8::2]:80"),
+            };
+            let rule = Rule::new;
+            let mut batch = Batch::new("nat");
+            for chain in ["ALL", "MARKS", "OURS", "THEIRS"] {
+                batch.new_chain(chain);
+            }
+            let entry = |protocol: &str, chain: &str| {
+                rule("-p").word(protocol).words("-m multiport --dports 1,2").jump(chain)
+            };
+            batch.append("PREROUTING", rule("-m addrtype --dst-type LOCAL").jump("ALL"));
+            batch.append("MARKS", rule("-j MARK --set-xmark 0x2000/0x2000"));
+            batch.append("OURS", Rule::default().comment("whose it is"));
+            batch.append("OURS", rule("-s").word(any).words("-p tcp -m tcp --dport 1 -j MARKS"));
+            batch.append("OURS", rule("-p tcp -m tcp --dport 1 -j DNAT --to-destination").word(to));
+            batch.append("OURS", rule("! -p udp -m mark --mark 0x1 -j RETURN"));
+            for (protocol, chain) in
+                [("sctp", "OURS"), ("tcp", "OURS"), ("tcp", "THEIRS"), ("udp", "OURS")]
+            {
+                batch.append("ALL", entry(protocol, chain).comment("who"));
+            }
+            program.restore(&batch).unwrap();
+            let was = program.save("nat").unwrap();
+
+            let socket = Socket::open().unwrap();
+            let table = nft_table(family, "nat");
+            let mut removal = Transaction::new();
+            assert!(plan_removal(&socket, &table, &["OURS"], &["ALL"], &mut removal).unwrap());
+            let before = socket.remember(&removal).unwrap();
+            let mut back = Transaction::new();
+            socket.plan_back(&before, &mut back).unwrap();
+            assert!(back.is_empty(), "nothing was changed yet: {back}");
+            socket.commit(&removal).unwrap();
+            assert!(program.save("nat").unwrap().chain("OURS").is_none());
+            socket.update(|socket, out| socket.plan_back(&before, out)).unwrap();
+            let now = program.save("nat").unwrap();
+            for chain in ["PREROUTING", "ALL", "MARKS", "OURS", "THEIRS"] {
+                assert_eq!(now.chain(chain), was.chain(chain));
+            }
+        });
+    }
+}

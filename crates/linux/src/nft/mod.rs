@@ -39,6 +39,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod before;
 mod chain;
 mod compile;
 mod decompile;
@@ -54,6 +55,7 @@ mod transaction;
 mod value;
 pub(crate) mod wire;
 
+pub use before::Before;
 pub use chain::{Base, COMMENT_MAX, Chain, ChainType, Family, Hook, NAME_MAX, Policy, Table};
 pub use rule::{
     AddrType, CtState, CtStatus, Field, MarkChange, Match, NatFlags, NatTarget, Op, Operand, Rule,

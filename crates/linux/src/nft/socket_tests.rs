@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::*;
 use crate::nft::rule::{Field, Verdict};
 use crate::nft::set::{Element, Elements, Protocol, Set, Type};
-use crate::nft::{ChainType, Family, Hook, Policy, Ruleset, Table, TableContents};
+use crate::nft::{Before, ChainType, Family, Hook, Policy, Ruleset, Table, TableContents};
 
 fn in_namespace(run: impl FnOnce(Socket) + Send + 'static) {
     let thread = std::thread::spawn(|| {
@@ -580,5 +580,75 @@ fn chains_that_rules_name_must_exist_first() {
         let mut gone = only(|t| t.delete(Elements::of(&map, [Element::new("veth0")])));
         socket.commit(gone.delete(&own)).unwrap();
         assert_eq!(socket.chain(&table, "own").unwrap(), None);
+    });
+}
+
+/// A change, and what another program did before it was taken back.
+#[test]
+fn what_was_changed_comes_back_and_what_others_did_stays() {
+    in_namespace(|socket| {
+        let layout = Layout::new();
+        layout.commit(&socket);
+        let text = |socket: &Socket| socket.ruleset(None).unwrap().to_string();
+        let was = text(&socket);
+        let new_table = Table::ip("new");
+        let new_chain = Chain::regular(&new_table, "c");
+        let element = |port, to: &str| {
+            Element::new(Protocol::TCP).and(port).to(ip(to)).to(port).comment("later")
+        };
+        let [first, second, _] = layout.base_rules();
+        let change = |socket: &Socket| {
+            let mut change = Transaction::new();
+            change.add(&new_table).add(&new_chain).add(Rule::new(&new_chain).accept());
+            change.delete(Elements::of(&layout.map, [Layout::port(1), Layout::port(2)]));
+            let new = [element(2, "10.0.0.6"), element(7, "10.0.0.7")];
+            change.add(Elements::of(&layout.map, new));
+            let rules = socket.rules(&layout.base).unwrap();
+            change.delete(&rules[1]).add(&first).add(Rule::new(&layout.checks).accept());
+            let before = socket.remember(&change).unwrap();
+            (change, before)
+        };
+        let plan_back = |socket: &Socket, before: &Before| {
+            let mut back = Transaction::new();
+            socket.plan_back(before, &mut back).unwrap();
+            back
+        };
+        let (transaction, before) = change(&socket);
+        assert!(plan_back(&socket, &before).is_empty(), "nothing was changed yet");
+        socket.commit(&transaction).unwrap();
+        assert_ne!(text(&socket), was);
+        socket.commit(&plan_back(&socket, &before)).unwrap();
+        assert_eq!(text(&socket), was);
+
+        let (transaction, before) = change(&socket);
+        socket.commit(&transaction).unwrap();
+        let mut others = Transaction::new();
+        others.delete(Elements::of(&layout.map, [element(7, "10.0.0.7")]));
+        others.add(Elements::of(&layout.map, [element(7, "10.0.0.8"), element(1, "10.0.0.9")]));
+        others.insert(second.comment("another's"));
+        others.add(Rule::new(&new_chain).drop().comment("another's"));
+        socket.commit(&others).unwrap();
+        socket.commit(&plan_back(&socket, &before)).unwrap();
+        let now = text(&socket);
+        for stays in ["10.0.0.8", "10.0.0.9", "drop comment \"another's\"", "return comment"] {
+            assert!(now.contains(stays), "{stays}: {now}");
+        }
+        assert!(now.contains("owner of 2") && !now.contains("owner of 1\""), "{now}");
+        assert!(!now.contains("accept\n"), "{now}");
+    });
+}
+
+#[test]
+fn a_table_that_was_deleted_comes_back_whole() {
+    in_namespace(|socket| {
+        let layout = Layout::new();
+        layout.commit(&socket);
+        let was = socket.ruleset(None).unwrap().to_string();
+        let mut change = Transaction::new();
+        change.delete(&layout.table).add(&layout.table).add(&layout.checks);
+        let before = socket.remember(&change).unwrap();
+        socket.commit(&change).unwrap();
+        socket.update(|socket, out| socket.plan_back(&before, out)).unwrap();
+        assert_eq!(socket.ruleset(None).unwrap().to_string(), was);
     });
 }

@@ -4,6 +4,7 @@
 //! layout of user data, in which nft keeps comments, is that of libnftnl 1.2.4
 //! (include/libnftnl/udata.h).
 
+mod compat;
 mod read;
 
 use crate::netlink::Message;
@@ -213,6 +214,7 @@ fn put_rule(out: &mut Message, verb: Verb, rule: &Rule) -> Result<(), Cause> {
     }
     if let [Statement::Opaque(bytes)] = rule.statements.as_slice() {
         out.attr(4 | NESTED, bytes);
+        compat::put(out, bytes);
     } else {
         // In the form that is also printed.
         let program = compile(rule.family, &as_shown(rule.family, &rule.statements))?;

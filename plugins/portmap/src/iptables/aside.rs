@@ -14,6 +14,7 @@ use linux::nft::{Chain, Rule, Socket, Transaction, Verdict};
 use super::parse::{self, Marker};
 use super::{Adding, DNAT, TABLE, own_chains};
 use crate::Claimant;
+use crate::changes::Kind;
 use crate::conf::{HostPort, Target};
 
 /// Looks at what iptables-nft made, by netlink: a message for each family where
@@ -43,7 +44,10 @@ pub(crate) fn stand_aside(
             let wanted = target.and_then(|target| Some((target, wanted_by(target, &rules)?)));
             let is_alive = marker.as_ref().is_none_or(|marker| marker.is_alive(own));
             match wanted {
-                _ if is_own(claimant, &name, marker.as_ref()) => going.push(name),
+                _ if is_own(claimant, &name, marker.as_ref()) => {
+                    claimant.changes.note_earlier();
+                    going.push(name);
+                }
                 Some(_) if !is_alive => going.push(name),
                 Some((target, host)) => {
                     let comment = comment_of(&entry).unwrap_or_default();
@@ -122,6 +126,7 @@ pub(crate) fn legacy_in_the_way(
         }
         let mut batch = Batch::new(TABLE);
         adding.plan_aside(&mut batch);
+        adding.note_earlier();
         stale = stale || !batch.is_empty();
     }
     Ok(Ok(stale))
@@ -135,7 +140,8 @@ pub(crate) fn move_legacy_aside(netfilter: &Netfilter, claimant: &Claimant) -> R
     for target in &claimant.plan.targets {
         let Some(program) = netfilter.legacy(target.family(), TABLE) else { continue };
         netfilter.update(&program, TABLE, |saved, batch| {
-            Adding { saved, claimant, target }.plan_aside(batch);
+            let chains = Adding { saved, claimant, target }.plan_aside(batch);
+            claimant.changes.iptables(target.family(), Kind::Legacy, saved, chains);
             Ok(())
         })?;
     }
@@ -143,12 +149,9 @@ pub(crate) fn move_legacy_aside(netfilter: &Netfilter, claimant: &Claimant) -> R
 }
 
 impl Adding<'_> {
-    /// Ours, and the chains of the dead that are in the way.
-    fn plan_aside(&self, batch: &mut Batch) {
-        let chains: Vec<&str> = parse::mapped(self.saved)
-            .filter(|there| self.is_own(there) || self.is_stale(there))
-            .map(|there| there.chain)
-            .collect();
-        batch.remove_chains(self.saved, |name| chains.contains(&name));
+    /// Ours, and the chains of the dead that are in the way; answers which go.
+    fn plan_aside(&self, batch: &mut Batch) -> Vec<String> {
+        let going = |there: &parse::Mapped| self.is_own(there) || self.is_stale(there);
+        self.plan_removed(batch, going)
     }
 }

@@ -23,10 +23,11 @@ const SCRIPT_ATTEMPTS: usize = 20;
 /// which another backend may be tried; the inner one is final.
 pub(crate) fn add(socket: &Socket, claimant: &Claimant) -> linux::Result<Result<()>> {
     let mut conflict = None;
+    let step = claimant.changes.next();
     if claimant.plan.targets.iter().all(|target| target.conditions.is_empty()) {
         socket.update(|socket, out| {
             conflict = plan_all(socket, claimant, out)?;
-            Ok(())
+            claimant.changes.nftables(step, socket, out)
         })?;
         return Ok(conflict.map_or(Ok(()), Err));
     }
@@ -37,6 +38,7 @@ pub(crate) fn add(socket: &Socket, claimant: &Claimant) -> linux::Result<Result<
         if conflict.is_some() {
             break;
         }
+        claimant.changes.nftables(step, socket, &out)?;
         match script::apply(&format!("{out}{}", conditional_rules(claimant))) {
             Ok(()) => break,
             Err(_) if attempt < SCRIPT_ATTEMPTS && socket.generation()? != generation => {}
@@ -183,7 +185,7 @@ impl<'a, 'o> Adding<'a, 'o> {
             let there = self.find_claims(&hosts)?;
             for (claim, there) in wanted.into_iter().zip(there) {
                 match there {
-                    Some(there) if there == claim => {}
+                    Some(there) if there == claim => self.claimant.changes.note_earlier(),
                     Some(there) => {
                         self.take_over(there, &mut leaving);
                         arriving.push(claim);
@@ -243,6 +245,7 @@ impl<'a, 'o> Adding<'a, 'o> {
     fn plan_address(&mut self, leaving: &mut Vec<Claim>) -> linux::Result<()> {
         let there = self.find_container(self.address())?;
         let Some(there) = there else { return Ok(()) };
+        self.note_owner(Some(&there.owner));
         if there.owner != self.claimant.owner.key() && there.is_alive(self.claimant.place.as_ref())
         {
             let whose = self.describe(&there)?;
@@ -277,7 +280,7 @@ impl<'a, 'o> Adding<'a, 'o> {
 
     /// Another's claim on a host port we want: an error if the other is alive.
     fn take_over(&mut self, there: Claim, leaving: &mut Vec<Claim>) {
-        let ours = there.owner() == Some(self.claimant.owner.key());
+        let ours = self.note_owner(there.owner());
         if !ours && self.is_alive(&there) {
             self.conflict.get_or_insert_with(|| {
                 Error::internal(format!(
@@ -293,6 +296,15 @@ impl<'a, 'o> Adding<'a, 'o> {
         if !leaving.contains(&there) {
             leaving.push(there);
         }
+    }
+
+    /// Whether that is this attachment, of which an earlier ADD has left something then.
+    fn note_owner(&self, owner: Option<&str>) -> bool {
+        let ours = owner == Some(self.claimant.owner.key());
+        if ours {
+            self.claimant.changes.note_earlier();
+        }
+        ours
     }
 
     /// Who claims a port lives as long as the namespace behind the address the
@@ -359,6 +371,7 @@ impl<'a, 'o> Adding<'a, 'o> {
                     && (m.host.address.is_none() || address.is_none() || m.host.address == address)
             };
             if comment == self.claimant.request.container_id.as_str() {
+                self.claimant.changes.note_earlier();
                 continue;
             }
             if let Some(mapping) = self.target.mappings.iter().find(same) {

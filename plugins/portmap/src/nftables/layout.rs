@@ -59,7 +59,7 @@ pub(super) struct Layout {
     mapped: Chain,
     targets: Chain,
     sources: Chain,
-    guard: Chain,
+    pub(super) guard: Chain,
 }
 
 impl Layout {

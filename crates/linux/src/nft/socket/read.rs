@@ -298,7 +298,7 @@ impl Socket {
         Err(Error::with_kind("list ruleset", ErrorKind::Busy, "the rules kept changing"))
     }
 
-    fn contents(&self, table: Table) -> Result<TableContents> {
+    pub(in crate::nft) fn contents(&self, table: Table) -> Result<TableContents> {
         let mut sets = Vec::new();
         for set in self.sets(&table)? {
             let elements = self.elements(&set)?;
