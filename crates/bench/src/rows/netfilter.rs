@@ -6,12 +6,18 @@ use super::{ipam, plugin};
 use crate::Outcome;
 use crate::contender::{Container, Contender, Under, call};
 use crate::host::Netns;
-use crate::scenario::Need::{AtMost, Faster, Growth, Within};
+use crate::scenario::Need::{self, AtMost, Faster, Growth, Within};
 use crate::scenario::Verb::{Add, Check, Del};
 use crate::scenario::{Plugin, Scenario};
 use serde_json::{Value, json};
 
 const ONE: &str = "portmap, one mapping, nftables";
+
+/// The socket is not even opened.
+const NO_NETFILTER: Need = AtMost { counter: "netfilter", most: 0 };
+
+/// Each waits for the kernel: 10 to 16 ms where it removes something.
+const ONE_BATCH: Need = AtMost { counter: "nft-batches", most: 1 };
 
 pub(super) fn all() -> Vec<Scenario> {
     vec![
@@ -20,7 +26,7 @@ pub(super) fn all() -> Vec<Scenario> {
         })
         .verb(Add, &[Faster(8.0)])
         .verb(Check, &[])
-        .verb(Del, &[AtMost { counter: "link-deletions", most: 1 }]),
+        .verb(Del, &[AtMost { counter: "link-deletions", most: 1 }, ONE_BATCH]),
         Scenario::new("bridge + host-local", "ipMasq, iptables", |contender| {
             masquerading(contender, "iptables", "10.72.0.0/16")
         })
@@ -29,26 +35,26 @@ pub(super) fn all() -> Vec<Scenario> {
         .verb(Check, &[])
         .verb(Del, &[AtMost { counter: "link-deletions", most: 1 }]),
         Scenario::new("portmap", "no mapping", |_| portmap("nftables", 0))
-            .verb(Add, &[Faster(6.0)])
-            .verb(Check, &[])
-            .verb(Del, &[]),
+            .verb(Add, &[Faster(6.0), NO_NETFILTER])
+            .verb(Check, &[NO_NETFILTER])
+            .verb(Del, &[NO_NETFILTER]),
         Scenario::new("portmap", "one mapping, nftables", |_| portmap("nftables", 1))
             .group("portmap by nftables")
             .verb(Add, &[Faster(20.0)])
-            .verb(Del, &[]),
+            .verb(Del, &[ONE_BATCH]),
         Scenario::new("portmap", "100 mappings, nftables", |_| portmap("nftables", 100))
             .group("portmap by nftables")
             .only_ours()
             .verb(Add, &[Within { than: ONE, ms: 2.0 }])
             .verb(Check, &[])
-            .verb(Del, &[]),
+            .verb(Del, &[ONE_BATCH]),
         Scenario::new("portmap", "one mapping beside 10,000, nftables", |_| portmap("nftables", 1))
             .group("portmap by nftables")
             .only_ours()
             .prepare(ten_thousand_mappings)
             .verb(Add, &[Growth { than: ONE, times: 1.5 }])
             .verb(Check, &[])
-            .verb(Del, &[]),
+            .verb(Del, &[ONE_BATCH]),
         Scenario::new("portmap", "one mapping, iptables", |_| portmap("iptables", 1))
             .by_iptables()
             .verb(Add, &[Faster(4.0)])
@@ -60,7 +66,7 @@ pub(super) fn all() -> Vec<Scenario> {
         Scenario::new("firewall", "nftables", |contender| firewall(contender, "nftables"))
             .verb(Add, &[Faster(15.0)])
             .verb(Check, &[])
-            .verb(Del, &[]),
+            .verb(Del, &[ONE_BATCH]),
         Scenario::new("firewall", "iptables", |contender| firewall(contender, "iptables"))
             .by_iptables()
             .verb(Add, &[Faster(4.0)])
