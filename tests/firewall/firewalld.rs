@@ -66,6 +66,7 @@ struct Firewalld {
 
 impl Firewalld {
     fn start(host: &Host) -> Firewalld {
+        host.install_firewalld();
         let folder = host.scratch().display().to_string();
         host.write(format!("{folder}/bus.conf"), BUS);
         host.write("/run/dbus/note", "the bus listens beside this file");

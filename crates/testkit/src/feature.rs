@@ -10,6 +10,7 @@ use std::thread;
 
 use crate::cgroup;
 use crate::command::Command;
+use crate::firewalld;
 use crate::host::{Host, enter_private_host, peer_folder, plugins_folder};
 use crate::sctp;
 
@@ -43,7 +44,7 @@ pub enum Feature {
     /// The same with `iptables-legacy`, whose rules are not in nf_tables.
     LegacyIptables,
     /// The programs `firewalld` and `dbus-daemon`, and root of the machine for
-    /// them. Nothing installs firewalld by itself: its package would start it.
+    /// them; see [`Host::install_firewalld`].
     Firewalld,
     /// `podman`, `runc` and a static `busybox`, and root of the machine who may make
     /// cgroups.
@@ -171,10 +172,7 @@ impl Feature {
             Ipv6 => in_private_host(|| fs::exists("/proc/sys/net/ipv6").unwrap_or(false)),
             Sctp => sctp::is_spoken(),
             NetworkCard => is_in_a_vm() && Path::new("/sys/bus/virtio/drivers/virtio_net").is_dir(),
-            Firewalld => {
-                let programs = ["/usr/sbin/firewalld", "/usr/bin/dbus-daemon"];
-                programs.iter().all(|program| Path::new(program).is_file()) && is_real_root()
-            }
+            Firewalld => is_real_root() && in_private_host(|| firewalld::lay_out().is_ok()),
             Podman => {
                 let programs = ["podman --version", "runc --version", "busybox true"];
                 is_real_root() && succeeds(&programs) && in_private_host(cgroup::may_be_made)

@@ -69,6 +69,7 @@ mod command;
 mod container;
 mod diff;
 mod feature;
+mod firewalld;
 mod host;
 mod json;
 mod netns;
