@@ -89,12 +89,18 @@ fn parent(_: &Contender) -> Outcome<()> {
     run("ip", &["-batch", "-"], make).map(drop)
 }
 
-/// The veth pair that the plugin ptp makes.
+/// The veth pair that the plugin ptp makes, with the addresses and routes of both
+/// ends: the kernel takes them away with it.
 const PAIR: Link = Link {
     once: "",
-    make: "link add link0 up type veth peer name eth0 netns NETNS\n",
-    inside: "address add 10.81.0.2/16 dev eth0\n\
-             link set eth0 up\n",
+    make: "link add link0 up type veth peer name eth0 netns NETNS\n\
+           address add 10.81.0.1/32 dev link0\n\
+           route add 10.81.200.2/32 dev link0\n",
+    inside: "address add 10.81.200.2/16 dev eth0 noprefixroute\n\
+             link set eth0 up\n\
+             route add 10.81.0.1/32 dev eth0 src 10.81.200.2\n\
+             route add 10.81.0.0/16 via 10.81.0.1 src 10.81.200.2\n\
+             route add default via 10.81.0.1\n",
 };
 
 /// The link that the plugin macvlan makes; a link of the host, to be deleted
