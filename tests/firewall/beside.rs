@@ -253,8 +253,6 @@ fn wrong_input_changes_nothing(host: &Host) {
             host.plugin("firewall").status(&conf).expect_error(7, culprit);
         }
     }
-    let denying = firewall("iptables", 1, &json!({"denyCIDRs": ["10.0.0.0/8"]}));
-    pod.add(host, &denying).expect_error(7, "denyCIDRs is for backend nftables");
     pod.add(host, &firewall("ebtables", 1, &json!({}))).expect_error(7, "ebtables");
     // Without what the bridge made.
     let conf = firewall("nftables", 1, &json!({"ingressPolicy": "same-bridge"}));

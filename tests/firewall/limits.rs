@@ -33,6 +33,9 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Nft, OurPlugins] hardware_addresses_go_with_their_owner,
         [Bridge, Nft, OurPlugins] they_go_when_the_address_is_another_containers,
         [Bridge, Nft, OurPlugins] one_that_two_networks_have_stays_limited,
+        [Bridge, Nft, OurPlugins] the_living_stay_limited_when_their_address_is_anothers,
+        [Bridge, Nft, OurPlugins] other_limits_leave_nothing_of_those_before,
+        [Bridge, Nft, Iptables, OurPlugins] a_closed_host_lets_through_what_is_not_denied,
         [Bridge, Nft, OurPlugins] check_sees_what_is_missing,
         [Bridge, Nft, OurPlugins] the_table_of_the_version_before,
     });
@@ -380,7 +383,9 @@ fn they_go_when_the_address_is_another_containers(host: &Host) {
         let one = attach(&format!("one{limits}"));
         one.add(host, &conf).expect_result();
         assert_eq!(limited(host), macs_of(&[&one]));
+        let link = host_end(&one);
         one.container.destroy();
+        host.wait_until("its link is gone", || host.link(&link).is_none());
         let two = attach(&format!("two{limits}"));
         two.add(host, second).expect_result();
         two.check(host, second).expect_ok();
@@ -392,6 +397,90 @@ fn they_go_when_the_address_is_another_containers(host: &Host) {
         two.del(host, second).expect_ok();
         two.container.destroy();
         assert_eq!(host.exec("nft list ruleset"), "");
+    }
+}
+
+/// The veth end of the host's.
+fn host_end(pod: &Pod) -> String {
+    pod.result["interfaces"][1]["name"].as_str().expect("the host end").to_owned()
+}
+
+/// Networks of their own may have the same addresses.
+fn the_living_stay_limited_when_their_address_is_anothers(host: &Host) {
+    let before = host.snapshot();
+    let conf = denying(&["10.1.0.1/32"], &[]);
+    let free = firewall("nftables", 2, &json!({}));
+    let _server = host.echo_server(7001);
+    let (one, mut two) = (Pod::new(host, "one", 1), Pod::new(host, "two", 2));
+    two.result["ips"] = one.result["ips"].clone();
+    one.add(host, &conf).expect_result();
+    two.add(host, &free).expect_result();
+    let to = at(GATEWAY[0], 7001);
+    assert!(!reaches(&one.container, to));
+    assert_eq!(limited(host), macs_of(&[&one]));
+    two.check(host, &free).expect_ok();
+    two.del(host, &free).expect_ok();
+    assert!(!reaches(&one.container, to));
+    one.add(host, &conf).expect_result();
+    one.check(host, &conf).expect_ok();
+    one.del(host, &conf).expect_ok();
+    assert!(reaches(&one.container, to));
+    assert_eq!(rules(&host.snapshot()), rules(&before));
+}
+
+fn other_limits_leave_nothing_of_those_before(host: &Host) {
+    let chains = || host.exec("nft list table inet cni_firewall").matches("chain egress_").count();
+    let lists = [denying(&["198.51.100.0/24"], &[]), denying(&["203.0.113.0/24"], &[])];
+    let (one, two) = (Pod::new(host, "one", 1), Pod::new(host, "two", 1));
+    one.add(host, &lists[0]).expect_result();
+    one.add(host, &lists[1]).expect_result();
+    assert_eq!(chains(), 1, "{}", host.exec("nft list ruleset"));
+    two.add(host, &lists[0]).expect_result();
+    one.add(host, &lists[0]).expect_result();
+    assert_eq!(chains(), 1, "{}", host.exec("nft list ruleset"));
+    one.add(host, &firewall("nftables", 1, &json!({}))).expect_result();
+    two.check(host, &lists[0]).expect_ok();
+    two.add(host, &firewall("nftables", 1, &json!({}))).expect_result();
+    assert_eq!(chains(), 0, "{}", host.exec("nft list ruleset"));
+}
+
+/// Docker and ufw close the host with iptables, and what that drops no other table
+/// lets through.
+fn a_closed_host_lets_through_what_is_not_denied(host: &Host) {
+    let outside = outside(host);
+    outside.exec("ip address add 192.0.2.3/24 dev uplink");
+    let _server = outside.echo_server(7000);
+    let pod = Pod::new(host, "pod", 1);
+    let (denied, allowed) = (at("192.0.2.3", 7000), at(OUTSIDE[0], 7000));
+    for backend in ["", "iptables"] {
+        let conf = firewall(backend, 1, &json!({"denyCIDRs": ["192.0.2.3/32"]}));
+        // Made while it was open, where nothing is named.
+        pod.add(host, &conf).expect_result();
+        assert!(!reaches(&pod.container, denied));
+        host.exec("iptables -w -P FORWARD DROP");
+        host.exec("ip6tables -w -P FORWARD DROP");
+        if backend.is_empty() {
+            pod.check(host, &conf).expect_error(999, "check firewall rules");
+            restore(host, &pod, &conf);
+        }
+        host.plugin("firewall").status(&conf).expect_ok();
+        pod.check(host, &conf).expect_ok();
+        pod.container.tcp(allowed).expect("let through");
+        assert!(!reaches(&pod.container, denied));
+        // Either half is missed.
+        host.exec("nft flush map inet cni_firewall egress4");
+        pod.check(host, &conf).expect_error(999, "check firewall rules");
+        pod.add(host, &conf).expect_result();
+        host.exec("iptables -w -F CNI-FORWARD");
+        pod.check(host, &conf).expect_error(999, "check firewall rules");
+        pod.add(host, &conf).expect_result();
+        pod.check(host, &conf).expect_ok();
+        pod.del(host, &conf).expect_ok();
+        assert!(!reaches(&pod.container, allowed));
+        assert!(!host.try_exec("nft list table inet cni_firewall").success());
+        assert!(!host.exec("iptables-save").contains("10.1.0."), "{}", host.exec("iptables-save"));
+        host.exec("iptables -w -P FORWARD ACCEPT");
+        host.exec("ip6tables -w -P FORWARD ACCEPT");
     }
 }
 

@@ -80,6 +80,14 @@ pub fn from_alias(network: &NetworkName, alias: &str) -> Option<AttachmentId> {
         .then(|| AttachmentId { container_id: container_id.to_owned(), ifname: ifname.to_owned() })
 }
 
+/// The attachment an alias names, and its network.
+pub fn attachment_of_alias(alias: &str) -> Option<(NetworkName, AttachmentId)> {
+    let (network, _) = parts_of_alias(alias)?;
+    let network = NetworkName::new(network).ok()?;
+    let attachment = from_alias(&network, alias)?;
+    Some((network, attachment))
+}
+
 /// All the host link names `request` may have used.
 pub fn host_link_names(request: &Request) -> impl Iterator<Item = String> {
     let (network, attachment) = (request.network.name().clone(), request.attachment());

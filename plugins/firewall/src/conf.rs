@@ -153,7 +153,7 @@ pub(crate) struct Settings {
     pub(crate) admin_chain: String,
     zone: String,
     policy: Policy,
-    deny: Vec<IpNetwork>,
+    pub(crate) deny: Vec<IpNetwork>,
     allow: Vec<IpNetwork>,
 }
 
@@ -171,7 +171,7 @@ impl Settings {
             ));
         }
         Ok(Settings {
-            named: plan_backend(&conf, !deny.is_empty())?,
+            named: plan_backend(&conf)?,
             admin_chain: plan_admin_chain(&conf.admin_chain)?,
             zone: plan_zone(&conf.zone)?,
             policy,
@@ -263,8 +263,8 @@ fn invalid(text: impl fmt::Display) -> Error {
     Error::invalid_config(format!("load network configuration: {text}"))
 }
 
-fn plan_backend(conf: &Conf, denies: bool) -> Result<Option<Named>> {
-    let named = match conf.backend.as_deref() {
+fn plan_backend(conf: &Conf) -> Result<Option<Named>> {
+    Ok(match conf.backend.as_deref() {
         None | Some("") => None,
         Some("firewalld") => Some(Named::Firewalld),
         Some("nftables") => Some(Named::Rules(Backend::Nftables)),
@@ -274,14 +274,7 @@ fn plan_backend(conf: &Conf, denies: bool) -> Result<Option<Named>> {
                 "unknown backend {other:?}: use \"nftables\", \"iptables\" or \"firewalld\", or leave the key out"
             )));
         }
-    };
-    match named {
-        None if denies => Ok(Some(Named::Rules(Backend::Nftables))),
-        Some(Named::Rules(Backend::Iptables) | Named::Firewalld) if denies => {
-            Err(invalid("denyCIDRs is for backend nftables"))
-        }
-        named => Ok(named),
-    }
+    })
 }
 
 fn plan_policy(text: &str) -> Result<Policy> {

@@ -124,7 +124,13 @@ impl Plugin for Firewall {
                 by_host(&netfilter, &settings.admin_chain, &FAMILIES).map_err(unavailable)?
             }
         };
-        netfilter.status(backend, "", &[], &nftables::shared(&settings.admin_chain))
+        let shared = nftables::shared(&settings.admin_chain);
+        netfilter.status(backend, "", &[], &shared)?;
+        match settings.deny.is_empty() {
+            true => Ok(()),
+            // Whoever lets through.
+            false => netfilter.status(Some(Backend::Nftables), "", &[], &shared),
+        }
     }
 }
 
@@ -166,24 +172,34 @@ impl Way {
 
     fn claimant<'a>(&self, plan: &'a Plan, owner: &'a Owner, request: &'a Request) -> Claimant<'a> {
         let zone = self.firewalld.is_some().then_some(plan.zone.as_str());
-        Claimant { plan, owner, container_id: request.container_id.as_str(), zone }
+        let container_id = request.container_id.as_str();
+        Claimant { plan, owner, container_id, zone, beside: false }
     }
 }
 
 impl Rules {
+    /// What is denied is denied by nf_tables, whoever lets the rest through, and
+    /// first.
     fn add(self, netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
-        match (self.0, netfilter.nft()?) {
-            (Backend::Nftables, Some(socket)) => nftables::add(socket, claimant),
-            _ => iptables::add(netfilter, claimant),
+        let socket = netfilter.nft()?;
+        if let (Backend::Nftables, Some(socket)) = (self.0, socket) {
+            return nftables::add(socket, claimant).map_err(kernel);
         }
-        .map_err(kernel)
+        if let Some(limiting) = claimant.limiting() {
+            nftables::add(socket.ok_or_else(no_limits)?, &limiting).map_err(kernel)?;
+        }
+        iptables::add(netfilter, claimant).map_err(kernel)
     }
 
     fn check(self, netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
-        match (self.0, netfilter.nft()?) {
-            (Backend::Nftables, Some(socket)) => nftables::check(socket, claimant),
-            _ => iptables::check(netfilter, claimant),
+        let socket = netfilter.nft()?;
+        if let (Backend::Nftables, Some(socket)) = (self.0, socket) {
+            return nftables::check(socket, claimant);
         }
+        if let Some(limiting) = claimant.limiting() {
+            nftables::check(socket.ok_or_else(no_limits)?, &limiting)?;
+        }
+        iptables::check(netfilter, claimant)
     }
 
     fn other(self) -> Rules {
@@ -192,6 +208,12 @@ impl Rules {
             Backend::Iptables => Backend::Nftables,
         })
     }
+}
+
+fn no_limits() -> Error {
+    Error::internal(
+        "limit destinations by denyCIDRs: the kernel has no nf_tables, which nothing else does",
+    )
 }
 
 /// iptables, where only its own rules prevent that it drops what is forwarded.

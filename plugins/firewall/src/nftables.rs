@@ -59,9 +59,10 @@ mod release;
 
 use attach::backend::FAMILIES;
 use attach::chained::Owner;
-use attach::kernel;
+use attach::{identity, kernel};
 use cni::{Error, Result};
 use linux::Result as KernelResult;
+use linux::link::{self, Link};
 use linux::nft::{Data, Element, Elements, Object, Operation, Set, Socket, Transaction, Verdict};
 use std::net::IpAddr;
 
@@ -71,12 +72,22 @@ use layout::{Egress, Layout, owner_of};
 pub(crate) use release::{Parted, plan};
 
 /// Whose rules they are.
+#[derive(Clone, Copy)]
 pub(crate) struct Claimant<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) owner: &'a Owner,
     pub(crate) container_id: &'a str,
     /// The zone of firewalld the addresses are put in.
     pub(crate) zone: Option<&'a str>,
+    /// Whether rules of iptables let through, and these are for what is denied.
+    pub(crate) beside: bool,
+}
+
+impl Claimant<'_> {
+    /// The same for what is denied, beside rules of iptables.
+    pub(crate) fn limiting(&self) -> Option<Self> {
+        (!self.plan.deny.is_empty()).then_some(Self { beside: true, ..*self })
+    }
 }
 
 /// Adds what all attachments share, but for the rules: those are written anew.
@@ -128,7 +139,8 @@ fn plan_all(socket: &Socket, claimant: &Claimant, out: &mut Transaction) -> Kern
     let plan = claimant.plan;
     let fresh = socket.table(layout.table.family, &layout.table.name)?.is_none();
     layout.plan_shared(socket, &plan.admin_chain, out)?;
-    let mut adding = Adding { socket, claimant, layout: &layout, fresh, replaced: Vec::new(), out };
+    let (replaced, left) = (Vec::new(), Vec::new());
+    let mut adding = Adding { socket, claimant, layout: &layout, fresh, replaced, left, out };
     adding.plan_containers()?;
     if let Some(isolation) = &plan.isolation {
         adding.plan_isolation(isolation)?;
@@ -143,6 +155,8 @@ struct Adding<'a, 'o> {
     fresh: bool,
     /// Owners of addresses that are this attachment's now.
     replaced: Vec<String>,
+    /// Limits that go, or are others now.
+    left: Vec<Element>,
     out: &'o mut Transaction,
 }
 
@@ -184,10 +198,8 @@ impl Adding<'_, '_> {
     }
 
     fn plan_containers(&mut self) -> KernelResult<()> {
-        let Claimant { plan, owner, container_id, zone } = self.claimant;
-        let element = |address: IpAddr| {
-            Container::element(address, owner, plan.isolation.as_ref(), *zone, container_id)
-        };
+        let Claimant { plan, owner, .. } = self.claimant;
+        let element = |address: IpAddr| Container::element(address, self.claimant);
         let wanted = FAMILIES.map(|family| {
             let elements = plan.of(family).into_iter().map(element);
             Elements::of(self.layout.containers(family), elements)
@@ -247,18 +259,25 @@ impl Adding<'_, '_> {
                 for element in &mut wanted.elements {
                     element.data = Some(Data::Verdict(Verdict::Jump(egress.chain.clone())));
                 }
+                self.left.extend(there.iter().flatten().cloned());
                 self.put(wanted, there);
             } else {
                 there.retain(|there| there.as_ref().is_some_and(|there| !is_anothers(there)));
+                self.left.extend(there.iter().flatten().cloned());
                 take(self.out, &wanted.set, there.into_iter().flatten().collect());
             }
         }
-        Ok(())
+        let kept = egress.as_ref().map(|egress| egress.chain.as_str());
+        self.left.retain(|element| release::chain_of(element).as_deref() != kept);
+        match self.left.is_empty() {
+            true => Ok(()),
+            false => release::plan_chains(self.socket, layout, &self.left, kept, self.out),
+        }
     }
 
-    /// Removes the limits of hardware addresses whose owners have no address any
-    /// more, because this attachment has it; answers with these owners. Its own
-    /// hardware addresses are left to the caller.
+    /// Removes the limits of hardware addresses whose owners are gone: they have no
+    /// address any more, because this attachment has it, nor a link; answers with
+    /// these owners. Its own hardware addresses are left to the caller.
     fn plan_lost(&mut self) -> KernelResult<Vec<String>> {
         let mut lost = std::mem::take(&mut self.replaced);
         if lost.is_empty() {
@@ -270,15 +289,30 @@ impl Adding<'_, '_> {
                 lost.retain(|owner| *owner != container.owner);
             }
         }
+        if !lost.is_empty() {
+            let linked = owners_of_links()?;
+            lost.retain(|owner| !linked.contains(owner));
+        }
         let map = &self.layout.egress_mac;
         let mut theirs = release::all(self.socket, map)?;
         theirs.retain(|element| {
             let is_ours = plan.macs.iter().any(|mac| Element::new(*mac).key == element.key);
             !is_ours && owner_of(element).is_some_and(|owner| lost.iter().any(|l| l == owner))
         });
+        self.left.extend(theirs.iter().cloned());
         take(self.out, map, theirs);
         Ok(lost)
     }
+}
+
+/// The attachments that have a veth pair on this host, as the links' aliases say.
+fn owners_of_links() -> KernelResult<Vec<String>> {
+    let links = link::list_kind(&linux::Socket::route()?, "veth")?;
+    let owner = |link: &Link| {
+        let (network, id) = identity::attachment_of_alias(link.alias.as_deref()?)?;
+        Some(Owner::new(&network, &id).key().to_owned())
+    };
+    Ok(links.iter().filter_map(owner).collect())
 }
 
 fn take(out: &mut Transaction, set: &Set, elements: Vec<Element>) {

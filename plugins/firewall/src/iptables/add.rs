@@ -106,7 +106,7 @@ fn wanted(claimant: &Claimant, family: Family) -> Vec<(&'static str, Rule, Place
 }
 
 fn record(claimant: &Claimant, address: std::net::IpAddr) -> Rule {
-    let Claimant { plan, owner, container_id, zone } = claimant;
+    let Claimant { plan, owner, container_id, zone, .. } = claimant;
     let words = Container::words(plan.isolation.as_ref(), *zone, container_id);
     let network = linux::IpNetwork::from(address).to_string();
     Rule::new("-s").word(network).comment(owner.comment_with(&words))

@@ -26,7 +26,7 @@ fn owner(id: &str) -> Owner {
 }
 
 fn batch_for(saved: &Saved, plan: &Plan, owner: &Owner) -> String {
-    let claimant = Claimant { plan, owner, container_id: "c", zone: None };
+    let claimant = Claimant { plan, owner, container_id: "c", zone: None, beside: false };
     let mut batch = Batch::new(TABLE);
     add::plan(saved, &claimant, Family::V4, &mut batch);
     batch.to_string()
@@ -100,7 +100,8 @@ fn an_address_is_told_from_a_rule() {
 fn what_a_stranger_may_need_stays() {
     let owner = owner("c");
     let plan_ = plan(Policy::SameBridge);
-    let claimant = Claimant { plan: &plan_, owner: &owner, container_id: "c", zone: None };
+    let claimant =
+        Claimant { plan: &plan_, owner: &owner, container_id: "c", zone: None, beside: false };
     let words = Container::words(plan_.isolation.as_ref(), None, claimant.container_id);
     let record = Rule::new("-s 10.1.0.2/32").comment(owner.comment_with(&words));
     let own = |others: &[&str]| {

@@ -1,6 +1,6 @@
 //! Names and rules of the table, which all attachments share.
 
-use attach::chained::{self, Owner};
+use attach::chained;
 use attach::identity::digest;
 use ipnetwork::IpNetwork;
 use linux::nft::{
@@ -11,6 +11,7 @@ use linux::{Family, Result};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::Claimant;
 use crate::conf::{Isolation, Policy};
 
 /// `filter`, where iptables' rules are as well.
@@ -273,15 +274,11 @@ impl Container {
         words + "id: " + container_id
     }
 
-    pub(super) fn element(
-        address: IpAddr,
-        owner: &Owner,
-        isolation: Option<&Isolation>,
-        zone: Option<&str>,
-        container_id: &str,
-    ) -> Element {
-        let words = Container::words(isolation, zone, container_id);
-        Element::new(address).comment(owner.comment_with(&words))
+    pub(super) fn element(address: IpAddr, claimant: &Claimant) -> Element {
+        let Claimant { plan, owner, container_id, zone, beside } = claimant;
+        let words = Container::words(plan.isolation.as_ref(), *zone, container_id);
+        let with = if *beside { "with: iptables, " } else { "" };
+        Element::new(address).comment(owner.comment_with(&format!("{with}{words}")))
     }
 
     /// What [`Container::words`] wrote, behind the key of an owner.

@@ -142,15 +142,38 @@ fn plan_egress(
         used.extend(staying.iter().filter_map(chain_of));
         take(out, map, going);
     }
+    free(layout, freed, &used, out);
+    Ok(())
+}
+
+/// The chains that nobody is sent to when these elements go or are others, but for
+/// the one that is `kept`.
+pub(super) fn plan_chains(
+    socket: &Socket,
+    layout: &Layout,
+    leaving: &[Element],
+    kept: Option<&str>,
+    out: &mut Transaction,
+) -> Result<()> {
+    let mut used: Vec<String> = kept.map(str::to_owned).into_iter().collect();
+    for map in [&layout.egress_mac, layout.egress(Family::V4), layout.egress(Family::V6)] {
+        let mut staying = all(socket, map)?;
+        staying.retain(|element| !leaving.contains(element));
+        used.extend(staying.iter().filter_map(chain_of));
+    }
+    free(layout, leaving.iter().filter_map(chain_of).collect(), &used, out);
+    Ok(())
+}
+
+fn free(layout: &Layout, freed: Vec<String>, used: &[String], out: &mut Transaction) {
     for name in unique(freed).iter().filter(|name| !used.contains(name) && name.starts_with(EGRESS))
     {
         let chain = Chain::regular(&layout.table, name);
         out.flush(&chain).delete(&chain);
     }
-    Ok(())
 }
 
-fn chain_of(element: &Element) -> Option<String> {
+pub(super) fn chain_of(element: &Element) -> Option<String> {
     match &element.data {
         Some(Data::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain))) => Some(chain.clone()),
         _ => None,
