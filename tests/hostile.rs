@@ -10,6 +10,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] every_cut_of_a_configuration,
         [Bridge] values_of_every_wrong_type,
         [] odd_identifiers,
+        [] what_gives_no_addresses_is_not_asked_for_them,
         [Bridge] configurations_that_contradict_themselves,
     }
     .into_iter()
@@ -45,6 +46,30 @@ fn refused(host: &Host, plugin: &str, document: &[u8], codes: &[u64]) {
         }
     }
     one.destroy();
+}
+
+/// One of our own would ask its IPAM plugin, itself again, until the stack is full.
+fn what_gives_no_addresses_is_not_asked_for_them(host: &Host) {
+    let one = host.container("one");
+    for plugin in ["bridge", "ptp", "macvlan", "vlan", "dummy", "tap", "host-device", "ipvlan"] {
+        for ipam in [plugin, "bridge", "flannel"] {
+            let conf = json!({"cniVersion": "1.1.0", "name": "net", "type": plugin, "master": "lo",
+                "device": "lo", "vlanId": 5, "ipam": {"type": ipam},
+                "cni.dev/valid-attachments": []});
+            let caller = host.plugin(plugin);
+            caller.add(&one, "eth0", &conf).expect_error(7, "ipam.type");
+            // Some look at the link first.
+            let status = caller.status(&conf);
+            assert_eq!(status.code(), Some(1), "{status}");
+            assert!([50, 7].map(Value::from).contains(&status.document()["code"]), "{status}");
+            // Nothing can have been attached.
+            caller.del(&one, "eth0", &conf).expect_ok();
+            caller.gc(&conf).expect_ok();
+        }
+    }
+    let flannel = json!({"cniVersion": "1.1.0", "name": "net", "type": "flannel",
+        "delegate": {"type": "flannel"}});
+    host.plugin("flannel").status(&flannel).expect_error(7, "delegate.type must not be flannel");
 }
 
 fn documents_that_are_none(host: &Host) {

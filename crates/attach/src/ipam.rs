@@ -34,13 +34,49 @@ struct IpamConf {
     idempotent_add: Value,
 }
 
+/// Plugins that give no addresses: one of them would ask its own IPAM plugin, itself
+/// again, and so on without end.
+const OTHERS: [&str; 16] = [
+    "bandwidth",
+    "bridge",
+    "dummy",
+    "firewall",
+    "flannel",
+    "host-device",
+    "ipvlan",
+    "loopback",
+    "macvlan",
+    "portmap",
+    "ptp",
+    "sbr",
+    "tap",
+    "tuning",
+    "vlan",
+    "vrf",
+];
+
 impl Ipam {
     /// The one the configuration names; `None` without `ipam.type`, a network
     /// without addresses (layer 2 only).
     ///
     /// # Errors
-    /// Code 7 when `ipam` is not an object with a text as `type`.
+    /// Code 7 when `ipam` is not an object with a text as `type`, or that is no
+    /// address plugin's.
     pub fn of(network: &Network) -> Result<Option<Ipam>> {
+        match Ipam::named(network)? {
+            Some(ipam) if !ipam.gives_addresses() => Err(Error::invalid_config(format!(
+                "load network configuration: ipam.type {:?} is a plugin that gives no addresses: name one that does, such as host-local",
+                ipam.kind
+            ))),
+            ipam => Ok(ipam),
+        }
+    }
+
+    fn gives_addresses(&self) -> bool {
+        !OTHERS.contains(&self.kind.as_str())
+    }
+
+    fn named(network: &Network) -> Result<Option<Ipam>> {
         let IpamConf { kind, idempotent_add } = network.conf::<Conf>()?.ipam;
         let held = Cell::new(false);
         let idempotent_add = idempotent_add == true;
@@ -162,20 +198,23 @@ impl Ipam {
 }
 
 /// DEL: releases what the attachment holds, if the configuration names a plugin
-/// for it. To be called last, when nothing carries the addresses any more.
+/// for it. To be called last, when nothing carries the addresses any more. One that
+/// gives none has given none.
 ///
 /// # Errors
-/// Those of [`Ipam::of`] and [`Ipam::del`].
+/// Code 7 when `ipam` is malformed; those of [`Ipam::del`].
 pub fn release(sandbox: &Sandbox) -> Result<()> {
-    Ipam::of(&sandbox.request.network)?.map_or(Ok(()), |ipam| ipam.del(sandbox))
+    let ipam = Ipam::named(&sandbox.request.network)?.filter(Ipam::gives_addresses);
+    ipam.map_or(Ok(()), |ipam| ipam.del(sandbox))
 }
 
 /// GC of the addresses, if the configuration names a plugin for them.
 ///
 /// # Errors
-/// Those of [`Ipam::of`] and [`Ipam::gc`].
+/// Code 7 when `ipam` is malformed; those of [`Ipam::gc`].
 pub fn sweep(network: &Network) -> Result<()> {
-    Ipam::of(network)?.map_or(Ok(()), |ipam| ipam.gc(network))
+    let ipam = Ipam::named(network)?.filter(Ipam::gives_addresses);
+    ipam.map_or(Ok(()), |ipam| ipam.gc(network))
 }
 
 /// STATUS of the addresses, if the configuration names a plugin for them.

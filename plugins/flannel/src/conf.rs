@@ -63,6 +63,9 @@ impl Conf {
             Some(kind) if !kind.is_string() => {
                 return invalid("delegate.type must be a text".into());
             }
+            Some(kind) if kind == "flannel" => {
+                return invalid("delegate.type must not be flannel, which would ask itself".into());
+            }
             _ => {}
         }
         match conf.subnet_file_wait.as_secs() > WAIT_MAX {
