@@ -88,8 +88,8 @@ impl List {
 pub(crate) struct Listed {
     /// Under which name, and what is wrong with it.
     counts: Option<(usize, Result<List, ConfError>)>,
-    /// Where lists began in the text that they were taken out of.
-    places: Vec<usize>,
+    /// Where the last list of each name began in the text that it was taken out of.
+    places: [Option<usize>; 2],
 }
 
 impl Listed {
@@ -103,7 +103,7 @@ impl Listed {
 
     /// A list begins, at this place of the text. Of two of a name the last counts.
     pub(crate) fn begin(&mut self, name: usize, place: usize) {
-        self.places.push(place);
+        self.places[name] = Some(place);
         if self.counts.as_ref().is_none_or(|(counts, _)| *counts >= name) {
             self.counts = Some((name, Ok(List::default())));
         }
@@ -150,17 +150,22 @@ impl Listed {
         }
     }
 
-    /// `text` with the list again wherever one was taken out.
+    /// `text` with the list again under each name that it was taken out from.
     pub(crate) fn put_back<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
         let Ok(Some(attachments)) = self.read() else { return text.into() };
-        let list = attachments.to_json().to_string();
-        let items = &list.as_bytes()[1..list.len() - 1];
-        let mut whole = Vec::with_capacity(text.len() + self.places.len() * items.len());
-        let mut from = 0;
-        for place in &self.places {
-            whole.extend(&text[from..*place]);
-            whole.extend(items);
-            from = *place;
+        let (mut whole, mut from) = (Vec::new(), 0);
+        let mut places: Vec<usize> = self.places.into_iter().flatten().collect();
+        places.sort_unstable();
+        for place in places {
+            whole.extend(&text[from..place]);
+            from = place;
+            for (at, id) in attachments.iter().enumerate() {
+                // As text at once: a tree of values would take ten times the memory.
+                let [container_id, ifname] = [id.container_id, id.ifname].map(Value::from);
+                let comma = if at > 0 { "," } else { "" };
+                let item = format!(r#"{comma}{{"containerID":{container_id},"ifname":{ifname}}}"#);
+                whole.extend(item.as_bytes());
+            }
         }
         whole.extend(&text[from..]);
         whole.into()

@@ -13,6 +13,9 @@ use serde_json::Value;
 use std::io::{self, Write};
 use std::ops::Range;
 
+/// Of a name that may be a list's, in bytes: each character escaped, and the quotes.
+const LONGEST_NAME: usize = Listed::KEYS[0].len() * 6 + 2;
+
 /// Takes a configuration in; write its bytes to it.
 #[derive(Default)]
 pub(crate) struct Intake {
@@ -102,8 +105,11 @@ impl Intake {
             b' ' | b'\t' | b'\n' | b'\r' => return,
             b':' if self.depth == 1 => {
                 // It may be escaped.
-                let name = serde_json::from_slice::<String>(&self.text[self.last.clone()]);
-                self.next = name.ok().and_then(|name| Listed::named(&name));
+                let name = std::mem::take(&mut self.last);
+                if name.len() <= LONGEST_NAME {
+                    let name = serde_json::from_slice::<String>(&self.text[name]);
+                    self.next = name.ok().and_then(|name| Listed::named(&name));
+                }
                 return;
             }
             b'"' => {
@@ -245,6 +251,33 @@ mod tests {
         assert_eq!(taken.document.as_object().expect("an object").len(), 3);
         let whole = taken.listed.put_back(&taken.text).into_owned();
         assert_eq!(config::parse(&whole).ok(), config::parse(text.as_bytes()).ok());
+    }
+
+    /// It must not fill the memory of whoever gets it.
+    #[test]
+    fn the_list_is_put_back_once_for_a_name() {
+        let many = r#""cni.dev/attachments":[],"#.repeat(50);
+        let item = r#"{"containerID":"c","ifname":"eth0"}"#;
+        let text = format!("{{{many}\"cni.dev/attachments\":[{item},{item}],{many}\"x\":1}}");
+        let taken = take(&[text.as_bytes()]).expect("it is JSON");
+        assert_eq!(listed(&taken), Some(json!([])), "the last one counts");
+        let text = format!("{{{many}\"cni.dev/attachments\":[{item},{item}],\"x\":1}}");
+        let taken = take(&[text.as_bytes()]).expect("it is JSON");
+        let whole = taken.listed.put_back(&taken.text).into_owned();
+        assert_eq!(String::from_utf8_lossy(&whole), text);
+    }
+
+    #[test]
+    fn colons_behind_a_long_name_are_soon_read() {
+        let name = "n".repeat(256 << 10);
+        let text = format!("{{\"{name}\"{}1}}", ":".repeat(32 << 10));
+        assert!(take(&[text.as_bytes()]).is_err());
+        let escaped: String = "cni.dev/valid-attachments"
+            .chars()
+            .map(|c| format!("\\u{:04x}", u32::from(c)))
+            .collect();
+        let text = format!("{{\"{escaped}\":[]}}");
+        assert_eq!(listed(&take(&[text.as_bytes()]).expect("it is JSON")), Some(json!([])));
     }
 
     #[test]
