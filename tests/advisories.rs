@@ -302,22 +302,24 @@ fn cve_2026_41184(host: &Host) {
         ("portmap", json!({"backend": "none-such"})),
     ] {
         let conf = with(&of_type(host, plugin, secret.clone()), keys);
-        let caller = host.plugin(plugin).env("CNI_LOG", LOG).env("CNI_LOG_LEVEL", "debug");
-        let caller = caller.args(&format!("IgnoreUnknown=1;PASSWORD={SECRET}"));
-        let caller = caller.env("KUBERNETES_TOKEN", SECRET);
-        for outcome in [
-            caller.add(&one, "eth0", &conf),
-            caller.check(&one, "eth0", &conf),
-            caller.del(&one, "eth0", &conf),
-            caller.gc(&conf),
-            caller.status(&conf),
-        ] {
-            let said = format!("{}{}", outcome.stdout(), outcome.stderr());
-            assert!(!said.contains(SECRET), "{said}");
+        // What is wrong with arguments is told without their values.
+        for args in ["IgnoreUnknown=1;PASSWORD=s3cret", "PASSWORD=s3cret", "s3cret", "A=b=s3cret"] {
+            let caller = host.plugin(plugin).env("CNI_LOG", LOG).env("CNI_LOG_LEVEL", "debug");
+            let caller = caller.args(args).env("KUBERNETES_TOKEN", SECRET);
+            for outcome in [
+                caller.add(&one, "eth0", &conf),
+                caller.check(&one, "eth0", &conf),
+                caller.del(&one, "eth0", &conf),
+                caller.gc(&conf),
+                caller.status(&conf),
+            ] {
+                let said = format!("{}{}", outcome.stdout(), outcome.stderr());
+                assert!(!said.contains(SECRET), "{said}");
+            }
         }
     }
     let log = std::fs::read_to_string(LOG).expect("it is written");
-    assert!(log.lines().count() >= 8 * 5 && !log.contains(SECRET), "{log}");
+    assert!(log.lines().count() >= 8 * 4 * 5 && !log.contains(SECRET), "{log}");
 }
 
 /// Text for a shell in what another program writes.

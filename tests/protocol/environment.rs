@@ -248,13 +248,13 @@ fn args_have_a_grammar(host: &Host) {
     let one = host.container("one");
     let code = if host.has_our_plugins() { 4 } else { 999 };
     for (args, told) in [
-        ("FOO", "invalid pair \"FOO\""),
-        ("A=B=C", "invalid pair \"A=B=C\""),
-        ("IgnoreUnknown=1;", "invalid pair \"\""),
-        ("FOO=BAR", "FOO=BAR"),
-        ("ignoreunknown=1", "ignoreunknown=1"),
-        ("mac=02:00:00:00:00:01", "mac=02:00:00:00:00:01"),
-        ("IgnoreUnknown=maybe", "IgnoreUnknown=maybe"),
+        ("FOO", "invalid pair"),
+        ("A=B=C", "invalid pair"),
+        ("IgnoreUnknown=1;", "invalid pair"),
+        ("FOO=BAR", "FOO"),
+        ("ignoreunknown=1", "ignoreunknown"),
+        ("mac=02:00:00:00:00:01", "mac"),
+        ("IgnoreUnknown=maybe", "IgnoreUnknown"),
     ] {
         let failed = host.plugin("bridge").args(args).add(&one, "eth0", &conf);
         failed.expect_error(code, told);
