@@ -38,6 +38,9 @@ const MODE: u32 = 0o600;
 const MAGIC: u64 = u64::from_le_bytes(*b"oxcni hl");
 const VERSION: u64 = 2;
 const PAGE_BYTES: usize = 48;
+/// Of a file of pages, in bytes: those of 5 million addresses that lie together, or of
+/// 20,000 that lie apart. A larger one is none of ours.
+const LARGEST: usize = 1 << 20;
 /// 10 s, in nanoseconds: what separates a stamp from the clock. More than the
 /// clock is ever set back by a time daemon that slews.
 const STAMP_AGE: u64 = 10_000_000_000;
@@ -117,7 +120,7 @@ impl Index {
     /// Reads it; none when it is missing or damaged.
     pub(crate) fn read(dir: &Dir) -> Option<Index> {
         let pages = dir.open_data(PAGES).ok()?;
-        let content = pages.read(usize::MAX).ok()?;
+        let content = pages.read(LARGEST).ok()?;
         let head = Head::from_bytes(content.get(..Head::BYTES)?)?;
         let body = &content[Head::BYTES..];
         if body.len() as u64 != head.pages.checked_mul(PAGE_BYTES as u64)? {
