@@ -39,6 +39,8 @@ pub(crate) fn list() -> Vec<Case> {
         [Macvlan, Ipv6] settings_of_detection_are_restored,
         [Macvlan] what_cannot_work_is_refused_and_changes_nothing,
         [Macvlan, Ipv6] del_works_from_any_state,
+        [Macvlan] del_takes_its_own_link_and_not_that_of_its_name,
+        [Macvlan] settings_that_cannot_be_written_are_done_without,
         [Macvlan] del_accepts_a_bad_configuration,
         [Macvlan] del_needs_no_parent,
         [Macvlan] gc_frees_what_is_not_valid,
@@ -396,6 +398,31 @@ fn what_cannot_work_is_refused_and_changes_nothing(host: &Host) {
 fn del_works_from_any_state(host: &Host) {
     drop(settled_outside(host));
     links::del_works_from_any_state(&subject(host, "46", json!({})));
+}
+
+/// The application may have put another link of the kind in the place of its own.
+fn del_takes_its_own_link_and_not_that_of_its_name(host: &Host) {
+    drop(host.outside());
+    let subject = subject(host, "4", json!({}));
+    let (container, _) = subject.attach("pod");
+    container.exec("ip link set eth0 down");
+    container.exec("ip link set eth0 name mine");
+    container.exec("ip link set mine up");
+    container.exec("ip link add link mine name eth0 type macvlan mode bridge");
+    host.plugin("macvlan").del(&container, "eth0", &subject.conf).expect_ok();
+    assert!(container.link("mine").is_none(), "it has the address");
+    assert!(subject.leases().is_empty());
+}
+
+/// As where /proc/sys is read-only: nobody is told of the addresses, that is all.
+fn settings_that_cannot_be_written_are_done_without(host: &Host) {
+    drop(host.outside());
+    let subject = subject(host, "4", json!({}));
+    let container = host.container("pod");
+    host.exec("mount --bind -o ro /proc/sys /proc/sys");
+    let result = host.plugin("macvlan").add(&container, "eth0", &subject.conf).expect_result();
+    host.exec("umount /proc/sys");
+    subject.check(&container, &result).expect_ok();
 }
 
 fn del_accepts_a_bad_configuration(host: &Host) {

@@ -188,7 +188,7 @@ pub fn configure(target: &Target, success: &Success) -> Result<()> {
     if success.ips.is_empty() {
         return link::set_up(target.socket, target.index).map_err(kernel);
     }
-    neighbours::announce_when_up(target.name)?;
+    neighbours::announce_when_up(target.name);
     if !success.ips.iter().any(|ip| ip.address.is_ipv6()) {
         return addresses::configure(target, success, Uniqueness::Known);
     }
@@ -198,25 +198,32 @@ pub fn configure(target: &Target, success: &Success) -> Result<()> {
     })
 }
 
-/// The link of `kind` that is the attachment's: the one of its name, or the one
-/// that carries its alias under another.
+/// The link of `kind` that is the attachment's: the one that carries its alias,
+/// whatever it is called by now, or the one of its name if that is nobody's.
 ///
 /// # Errors
 /// The kernel's.
 pub fn find(container: &Socket, request: &Request, kind: &str) -> Result<Option<Link>> {
     let own = own_alias(request);
+    let is_own = |link: &Link| own.is_some() && link.alias == own;
     let named = link::find(container, request.ifname.as_str()).map_err(kernel)?;
-    let is_other = |link: &Link| {
-        link.alias.as_deref().is_some_and(|a| identity::is_alias(a) && own.as_deref() != Some(a))
-    };
-    if let Some(link) = named.filter(|link| link.is_kind(kind) && !is_other(link)) {
-        return Ok(Some(link));
+    let named = named.filter(|link| link.is_kind(kind));
+    if named.as_ref().is_some_and(is_own) {
+        return Ok(named);
     }
-    // Renamed, or never given its name by an ADD that was killed.
+    // Renamed, and another has the name now, perhaps; or never given its name by an
+    // ADD that was killed.
     let first = identity::first_link_name(request.network.name(), &request.attachment());
-    let is_own =
-        |link: &Link| link.alias.as_ref().map_or(link.name == first, |a| own.as_ref() == Some(a));
-    Ok(link::list_kind(container, kind).map_err(kernel)?.into_iter().find(is_own))
+    let is_first = |link: &Link| link.alias.is_none() && link.name == first;
+    let links = link::list_kind(container, kind).map_err(kernel)?;
+    let found =
+        links.iter().find(|link| is_own(link)).or_else(|| links.iter().find(|l| is_first(l)));
+    if let Some(link) = found {
+        return Ok(Some(link.clone()));
+    }
+    // As the reference plugins leave it.
+    let is_others = |link: &Link| link.alias.as_deref().is_some_and(identity::is_alias);
+    Ok(named.filter(|link| !is_others(link)))
 }
 
 /// Removes the attachment's link of `kind`, whatever it is called by now.

@@ -10,13 +10,12 @@ use linux::sysctl;
 
 /// Has the kernel announce the link's addresses whenever it comes up: by a
 /// gratuitous ARP request for each IPv4 address, and by an unsolicited neighbour
-/// advertisement for each IPv6 address once it is known to be unique.
-///
-/// # Errors
-/// The sysctls are there and cannot be written.
-pub fn announce_when_up(name: &str) -> Result<()> {
-    set_if_there(&["net", "ipv4", "conf", name, "arp_notify"], "1")?;
-    set_if_there(&["net", "ipv6", "conf", name, "ndisc_notify"], "1")
+/// advertisement for each IPv6 address once it is known to be unique. Where that
+/// cannot be written, the neighbours learn by asking.
+pub fn announce_when_up(name: &str) {
+    for setting in announcing(name) {
+        let _ = sysctl::write(&setting, "1");
+    }
 }
 
 /// How long one question of duplicate address detection waits for an answer,
