@@ -19,6 +19,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge, Nft, OurPlugins] gc_sweeps_what_has_no_link,
         [Bridge, Nft, OurPlugins] check_wants_exactly_these_rules,
         [Bridge, Nft] a_failed_add_takes_it_back,
+        [Bridge, Nft, OurPlugins] an_add_that_is_refused_leaves_that_of_the_attachment,
         [Bridge, Nft, Strace, OurPlugins] a_kernel_without_nf_tables_is_refused,
         [Bridge, Nft, OurPlugins] rules_of_others_stay,
         [Bridge, Nft, OurPlugins] long_ids_have_rules_or_a_reason,
@@ -64,6 +65,22 @@ fn host_end(result: &Value) -> String {
 fn table(host: &Host) -> String {
     let listed = host.try_exec("nft list table bridge nat");
     if listed.success() { listed.stdout } else { String::new() }
+}
+
+/// The same container in another namespace, as after a restart without DEL: IPAM
+/// refuses it, and what is there goes on as it was.
+fn an_add_that_is_refused_leaves_that_of_the_attachment(host: &Host) {
+    let mut masked = conf();
+    masked["ipMasq"] = true.into();
+    masked["ipMasqBackend"] = "nftables".into();
+    let (one, result) = attach(host, "one", &masked);
+    let other = host.container("other");
+    let before = host.snapshot();
+    let elsewhere = host.plugin("bridge").env("CNI_NETNS", "/run/netns/other");
+    elsewhere.add(&one, "eth0", &masked).expect_error(999, "duplicate allocation");
+    host.expect_unchanged_but(&before, &["/var/lib/cni"]);
+    host.plugin("bridge").check(&one, "eth0", &with_previous_result(&masked, &result)).expect_ok();
+    assert_eq!(other.link("eth0"), None);
 }
 
 fn own_frames_pass_and_others_do_not(host: &Host) {

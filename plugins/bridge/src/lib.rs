@@ -140,11 +140,6 @@ fn attach<'r>(
     });
     drop(joining);
     port::configure(sandbox.host(), plan, pair.host)?;
-    if netfilter.is_some() {
-        // Before the rules: those of two families are not made at once.
-        undo.push("remove the packet filter rules", attach::filter::undo);
-    }
-    filter::check_mac(netfilter.as_ref(), plan, sandbox, &pair)?;
     let mut success = match &plan.ipam {
         Some(ipam) => {
             let success = ipam.add(sandbox)?;
@@ -154,6 +149,12 @@ fn attach<'r>(
         }
         None => Success::default(),
     };
+    // Not before IPAM: it refuses what is attached already, whose rules these are.
+    if netfilter.is_some() {
+        // Before the rules: those of two families are not made at once.
+        undo.push("remove the packet filter rules", attach::filter::undo);
+    }
+    filter::check_mac(netfilter.as_ref(), plan, sandbox, &pair)?;
     filter::masquerade(netfilter.as_ref(), plan, sandbox.request, &success)?;
     let forwarding = gateway::forwarding(plan, &success)?;
     let watch = Watch::open(pair.host)?;
