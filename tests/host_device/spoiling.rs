@@ -10,6 +10,7 @@ use crate::conf as network;
 pub(super) fn list() -> Vec<Case> {
     let list = cases! {
         [Bridge] a_failed_add_gives_back_what_the_host_had_configured,
+        [Ipv6] no_route_comes_back_as_a_broader_one,
         [Bridge] a_failed_add_gives_back_the_port_of_a_bridge,
         [Bridge, BridgeVlan] a_failed_add_gives_back_the_vlans_of_a_port,
         [Ipv6] a_failed_add_gives_back_addresses_in_use,
@@ -89,6 +90,31 @@ fn expect_unchanged_by_a_late_failure(host: &Host) {
     assert_eq!(error.get("details"), None, "the undo was clean");
     assert_eq!(records(host), 0);
     host.expect_unchanged_but(&before, LEFT);
+}
+
+/// What is not understood is left out: a route for one source alone would come back as
+/// one for everybody.
+fn no_route_comes_back_as_a_broader_one(host: &Host) {
+    device(host, "ens5");
+    for command in [
+        "ip address add 10.5.0.7/24 dev ens5",
+        "ip address add 2001:db8:5::7/64 dev ens5 nodad",
+        "ip -6 route add default from 2001:db8:9::/64 dev ens5",
+        "ip route add 10.71.0.0/16 via 10.5.0.1 tos 0x10",
+        "ip route add 10.72.0.0/16 via 10.5.0.1",
+    ] {
+        host.exec(command);
+    }
+    settle(host, "ens5");
+    let pod = host.container("pod");
+    let keys = json!({"ipam": {"type": "static", "addresses": [{"address": "10.5.0.2/24"}],
+        "routes": [{"dst": "10.99.0.0/16", "gw": "172.31.0.1"}]}});
+    host.plugin("host-device").add(&pod, "eth0", &conf(host, keys)).expect_error(999, "");
+    let routes = format!("{}{}", host.exec("ip route"), host.exec("ip -6 route"));
+    assert!(routes.contains("10.72.0.0/16 via 10.5.0.1"), "{routes}");
+    for broader in ["default dev ens5", "10.71.0.0/16 via 10.5.0.1 dev"] {
+        assert!(!routes.contains(broader), "{routes}");
+    }
 }
 
 fn a_failed_add_gives_back_the_port_of_a_bridge(host: &Host) {

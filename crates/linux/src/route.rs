@@ -19,9 +19,10 @@ use crate::netlink::{
     Attr, Attrs, Message, Reply, Socket, align, field_u8, field_u16, field_u32, ip_from_bytes,
 };
 use crate::uapi::{
-    NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, RTA_DST, RTA_GATEWAY, RTA_METRICS,
-    RTA_MULTIPATH, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY, RTA_TABLE, RTA_VIA, RTAX_ADVMSS, RTAX_MTU,
-    RTM_DELROUTE, RTM_F_CLONED, RTM_GETROUTE, RTM_NEWROUTE, RTMSG_LEN, RTNH_F_ONLINK,
+    NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, RTA_DST, RTA_ENCAP, RTA_GATEWAY,
+    RTA_METRICS, RTA_MULTIPATH, RTA_NH_ID, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY, RTA_TABLE, RTA_VIA,
+    RTAX_ADVMSS, RTAX_MTU, RTM_DELROUTE, RTM_F_CLONED, RTM_GETROUTE, RTM_NEWROUTE, RTMSG_LEN,
+    RTNH_F_ONLINK,
 };
 
 /// The main routing table (`RT_TABLE_MAIN`).
@@ -59,6 +60,10 @@ pub struct Route {
     pub onlink: bool,
     /// The ways of a multipath route, in place of `gateway` and `oif`.
     pub next_hops: Vec<NextHop>,
+    /// As read: it is for packets of one source or type of service alone, or
+    /// encapsulates them, or goes by a next hop object, which is not told here. Made
+    /// again from this it would be another.
+    pub is_special: bool,
 }
 
 /// One way of a multipath route.
@@ -92,6 +97,7 @@ impl Route {
             source: None,
             onlink: false,
             next_hops: Vec::new(),
+            is_special: false,
         }
     }
 
@@ -237,6 +243,8 @@ impl Route {
             scope: Scope(field_u8(body, 6)?),
             kind: RouteKind(field_u8(body, 7)?),
             onlink: flags & RTNH_F_ONLINK != 0,
+            // Bits of the source, type of service.
+            is_special: field_u8(body, 2)? != 0 || field_u8(body, 3)? != 0,
             ..Route::new(family.anywhere())
         };
         for attr in Attrs::after(body, RTMSG_LEN) {
@@ -257,6 +265,7 @@ impl Route {
                     route.advmss = value(RTAX_ADVMSS);
                 }
                 RTA_MULTIPATH => route.next_hops = next_hops(attr.payload),
+                RTA_ENCAP | RTA_NH_ID => route.is_special = true,
                 _ => {}
             }
         }

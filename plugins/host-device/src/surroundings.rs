@@ -4,8 +4,8 @@
 //!
 //! Left to others: addresses with a lifetime to who renews them, link-local ones
 //! and routes of addresses to the kernel. Lost: queueing disciplines with their
-//! filters, routes over several links, forwarding entries of a bridge, the settings
-//! of a bond's port.
+//! filters, routes over several links or of a kind that is not told here, forwarding
+//! entries of a bridge, the settings of a bond's port.
 
 use crate::record::Device;
 use attach::{kernel, sandbox, saved};
@@ -59,7 +59,7 @@ impl Surroundings {
         let mut routes = route::list(host, filter)?;
         routes.retain(|route| {
             let is_made_anew = [RouteProtocol::KERNEL, RouteProtocol::RA].contains(&route.protocol);
-            !is_made_anew && route.next_hops.is_empty()
+            !is_made_anew && route.next_hops.is_empty() && !route.is_special
         });
         // A gateway can only be used once there is a route to it.
         routes.sort_by_key(|route| route.gateway.is_some());
