@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testkit::{Case, Host, Netns as _, cases};
 
-use super::{OUTSIDE, Pod, firewall, outside, reaches};
+use super::{OUTSIDE, Pod, bridge, firewall, outside, reaches};
 use crate::chained::{self, at};
 use crate::masquerade::install_iptables;
 
@@ -41,6 +41,14 @@ fn upstreams_rules_are_checked_and_removed(host: &Host) {
             host.peer("firewall").add(&pod.container, "eth0", theirs).expect_result();
             check(&default).expect_ok();
             check(&conf).expect_ok();
+            // One of ours beside it, which has a record.
+            let beside = Pod::new(host, "beside", 1);
+            beside.add(host, &conf).expect_result();
+            check(&default).expect_ok();
+            check(&conf).expect_ok();
+            beside.del(host, &conf).expect_ok();
+            host.plugin("bridge").del(&beside.container, "eth0", &bridge(1)).expect_ok();
+            beside.container.destroy();
             host.exec(["sh", "-c", WITHOUT_A_RULE]);
             check(&default).expect_error(999, "is missing in chain CNI-FORWARD");
             check(&conf).expect_error(999, "is missing in chain CNI-FORWARD");

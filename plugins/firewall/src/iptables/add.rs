@@ -52,10 +52,12 @@ pub(super) fn missing(
     claimant: &Claimant,
     family: Family,
 ) -> Option<(&'static str, Rule)> {
-    let has_records = !recorded(saved).is_empty();
+    let is_recorded = recorded(saved).iter().any(|(_, there)| {
+        there.owner == claimant.owner.key() || claimant.plan.addresses.contains(&there.address)
+    });
     let mut needed = wanted(claimant, family).into_iter().filter(|(chain, rule, _)| {
         // Upstream makes no records.
-        *chain != OWN || rule.target().is_some() || has_records
+        *chain != OWN || rule.target().is_some() || is_recorded
     });
     let absent = |(chain, rule, _): &(&str, Rule, _)| find_wanted(saved, chain, rule).is_none();
     needed.find(absent).map(|(chain, rule, _)| (chain, rule))
