@@ -33,6 +33,8 @@ pub(super) fn list() -> Vec<Case> {
     }
     list.extend(cases! {
         [Bridge, Nft, Iptables, Strace, OurPlugins] an_earlier_add_under_conditions,
+        [Bridge, Nft, Iptables, Strace, OurPlugins] an_earlier_add_under_conditions_then_iptables,
+        [Bridge, Nft, Iptables, OurPlugins] an_earlier_add_with_any_set_in_its_conditions,
         [Bridge, Nft, LegacyIptables, Strace, OurPlugins] an_earlier_add_in_the_other_kind_of_iptables,
         [Bridge, Nft, Iptables, Strace, OurPlugins] the_guard_stays_where_the_loopback_was_opened,
         [Bridge, Nft, Iptables, OurPlugins] an_earlier_add_when_a_command_is_gone,
@@ -108,25 +110,102 @@ fn fail_each(host: &Host, conf: &Value, next: &Value) {
 /// All rules but legacy iptables', the chains in any order: they are listed as they
 /// were made.
 fn rules(host: &Host) -> Vec<String> {
-    let text = host.exec("nft -s list ruleset");
-    let mut blocks: Vec<String> = text.split("\n\n").map(str::to_owned).collect();
+    blocks(&host.exec("nft -s list ruleset"))
+}
+
+/// Those of the tables of a name, but for what guards the loopback.
+fn rules_of(host: &Host, table: &str) -> Vec<String> {
+    let of = |family| host.exec(format!("nft -s list table {family} {table}"));
+    let mut blocks = blocks(&(of("ip") + "\n" + &of("ip6")));
+    blocks.retain(|block| !block.contains("guard_loopback"));
+    blocks
+}
+
+fn blocks(text: &str) -> Vec<String> {
+    let mut blocks: Vec<String> =
+        text.split("\n\n").map(|block| block.trim_end_matches(['\n', '}']).to_owned()).collect();
     blocks.sort();
     blocks
 }
 
+/// Backends, and words of conditions for them. What stands in braces is a set without a
+/// name, which goes with its rule.
+const CONDITIONS: [(&str, &[&str]); 3] = [
+    ("nftables", &["ip", "saddr", "192.0.2.0/24"]),
+    ("nftables", &["ip", "saddr", "{ 192.0.2.0/24, 198.51.100.0/24 }"]),
+    ("iptables", &["-s", "192.0.2.0/24"]),
+];
+
+fn under(words: &[&str], mut conf: Value) -> Value {
+    conf["conditionsV4"] = json!(words);
+    conf
+}
+
 fn an_earlier_add_under_conditions(host: &Host) {
-    for (backend, words) in [
-        ("nftables", json!(["ip", "saddr", "192.0.2.0/24"])),
-        ("iptables", json!(["-s", "192.0.2.0/24"])),
-    ] {
-        let with = |mappings: &[Value], words: &Value| {
-            let mut conf = portmap(backend, mappings);
-            conf["conditionsV4"] = words.clone();
-            conf
-        };
-        Host::run(|host| fail_each(host, &with(&old(), &words), &with(&new(), &words)));
+    for (backend, words) in CONDITIONS {
+        let [conf, next] = [old(), new()].map(|mappings| under(words, portmap(backend, &mappings)));
+        Host::run(|host| fail_each(host, &conf, &next));
     }
     let _ = host;
+}
+
+fn an_earlier_add_under_conditions_then_iptables(host: &Host) {
+    for (_, words) in CONDITIONS.into_iter().filter(|(backend, _)| *backend == "nftables") {
+        let conf = under(words, portmap("nftables", &old()));
+        Host::run(|host| fail_each(host, &conf, &portmap("iptables", &new())));
+    }
+    let _ = host;
+}
+
+/// With ranges, pairs, maps, several sets in a rule, one that is longer than a message;
+/// as the only attachment, with whose mappings the table goes, and beside another.
+fn an_earlier_add_with_any_set_in_its_conditions(host: &Host) {
+    const OPENED: &str = "net/ipv4/conf/cni0/route_localnet";
+    let outside = host.outside();
+    let [pod, other] = ["pod", "other"].map(|name| Pod::new(host, name));
+    let _server = pod.container.echo_server(8080);
+    let many: Vec<String> = (0..200).map(|n| format!("192.0.2.{n}, 10.9.{n}.1")).collect();
+    let ranges: Vec<String> = (0..120).map(|n| format!("10.{n}.0.1-10.{n}.0.9")).collect();
+    let conditions = [
+        format!("ip saddr {{ {} }}", many.join(", ")),
+        format!("ip saddr {{ {}, 192.0.2.0/24 }}", ranges.join(", ")),
+        "ip saddr != { 10.0.0.0/8, 203.0.113.7 } ip ttl { 1-63, 64, 65-255 }".to_owned(),
+        "ip saddr . ip daddr { 192.0.2.2 . 192.0.2.1, 10.0.0.0/8 . 192.0.2.1-192.0.2.9 }"
+            .to_owned(),
+        "iifname { \"eth*\", \"uplink\" } ct state { new, untracked }".to_owned(),
+        "meta mark set ip saddr map { 192.0.2.0/24 : 0x100, 10.0.0.0/8 : 0x200 }".to_owned(),
+        "ip saddr vmap { 203.0.113.9 : drop, 192.0.2.0/24 : continue }".to_owned(),
+    ];
+    host.exec("mount --bind /proc/sys /proc/sys");
+    for words in &conditions {
+        let words: Vec<&str> = words.split(' ').collect();
+        let others = under(&words, portmap("nftables", &[tcp(17080, 8080)]));
+        let conf = under(&words, portmap("nftables", &old()));
+        let next = [
+            under(&words, portmap("nftables", &new())),
+            portmap("nftables", &new()),
+            portmap("iptables", &new()),
+        ];
+        for beside_another in [false, true] {
+            pod.map(host, &conf).expect_result();
+            if beside_another {
+                other.map(host, &others).expect_result();
+            }
+            let before = rules_of(host, "cni_hostport");
+            assert!(before.len() > 2);
+            for next in &next {
+                host.set_sysctl(OPENED, "0");
+                host.exec("mount -o remount,ro,bind /proc/sys");
+                let refused = pod.map(host, next);
+                host.exec("mount -o remount,rw,bind /proc/sys");
+                refused.expect_error(999, "route_localnet");
+                assert_eq!(rules_of(host, "cni_hostport"), before, "{words:?} {next}");
+                outside.tcp(at(HOST[0], 18080)).expect("mapped");
+            }
+            pod.unmap(host, &conf).expect_ok();
+            other.unmap(host, &others).expect_ok();
+        }
+    }
 }
 
 fn an_earlier_add_in_the_other_kind_of_iptables(host: &Host) {

@@ -18,6 +18,7 @@ pub struct Before {
     added_tables: Vec<Table>,
     added_elements: Vec<Elements>,
     added_rules: Vec<Rule>,
+    removed_rules: Vec<Rule>,
 }
 
 impl Socket {
@@ -48,18 +49,30 @@ impl Socket {
                 Object::Table(_) if removes => {
                     let whole = self.contents(table)?;
                     before.tables.retain(|known| !same_table(&known.table, &whole.table));
+                    let removed = whole.chains.iter().flat_map(|(_, rules)| rules);
+                    before.removed_rules.extend(removed.cloned());
                     before.tables.push(whole);
                 }
                 Object::Chain(chain) if removes => {
                     self.remember_chain(&table, &chain.name, &mut before)?;
+                    let removed = before.rules(&Chain::regular(&table, &chain.name)).to_vec();
+                    before.removed_rules.extend(removed);
                 }
-                Object::Rule(rule) => self.remember_chain(&table, &rule.chain, &mut before)?,
+                Object::Rule(rule) => {
+                    self.remember_chain(&table, &rule.chain, &mut before)?;
+                    before.removed_rules.extend(removes.then(|| rule.clone()));
+                }
                 Object::Elements(Elements { set, elements }) => {
                     let there = self.find_elements(set, elements)?;
                     before.add_elements(&table, set, there.into_iter().flatten().collect());
                 }
                 _ => {}
             }
+        }
+        let Before { tables, removed_rules: removed, .. } = &mut before;
+        let rules = tables.iter_mut().flat_map(|table| &mut table.chains).flat_map(|(_, r)| r);
+        for rule in rules.filter(|rule| removed.iter().any(|removed| same_rule(removed, rule))) {
+            *rule = self.with_unnamed(rule)?;
         }
         Ok(before)
     }
@@ -172,26 +185,30 @@ impl Socket {
         }
         // Behind all chains, as they may jump to each other.
         for (chain, rules) in &was.chains {
-            plan_rules_back(rules, &self.rules(chain)?, out);
+            before.plan_rules_back(rules, &self.rules(chain)?, out);
         }
         Ok(())
     }
 }
 
-/// The rules that are missing, each behind the one it stood behind.
-fn plan_rules_back(was: &[Rule], there: &[Rule], out: &mut Transaction) {
-    let is_there = |rule: &Rule| there.iter().any(|there| there.handle == rule.handle);
-    // From the last on, so that each comes before those that stood behind it.
-    for (at, rule) in was.iter().enumerate().rev().filter(|(_, rule)| !is_there(rule)) {
-        let rule = Rule { handle: None, ..rule.clone() };
-        match was.iter().take(at).rev().find(|rule| is_there(rule)).and_then(|rule| rule.handle) {
-            Some(handle) => out.add(rule.position(handle)),
-            None => out.insert(rule),
-        };
-    }
-}
-
 impl Before {
+    /// The rules that were removed, each behind the one it stood behind.
+    fn plan_rules_back(&self, was: &[Rule], there: &[Rule], out: &mut Transaction) {
+        let is_there = |rule: &Rule| there.iter().any(|there| there.handle == rule.handle);
+        let is_missing = |rule: &Rule| {
+            !is_there(rule) && self.removed_rules.iter().any(|removed| same_rule(removed, rule))
+        };
+        // From the last on, so that each comes before those that stood behind it.
+        for (at, rule) in was.iter().enumerate().rev().filter(|(_, rule)| is_missing(rule)) {
+            let rule = Rule { handle: None, ..rule.clone() };
+            match was.iter().take(at).rev().find(|rule| is_there(rule)).and_then(|rule| rule.handle)
+            {
+                Some(handle) => out.add(rule.position(handle)),
+                None => out.insert(rule),
+            };
+        }
+    }
+
     /// Lets the rules of a chain be as the transaction makes them, and its table stay.
     pub fn keep(&mut self, chain: &Chain) {
         let is_kept = |rule: &Rule| {
@@ -275,6 +292,10 @@ impl Before {
 
 fn same_table(one: &Table, other: &Table) -> bool {
     (one.family, &one.name) == (other.family, &other.name)
+}
+
+fn same_rule(one: &Rule, other: &Rule) -> bool {
+    (one.family, &one.table, one.handle) == (other.family, &other.table, other.handle)
 }
 
 fn same_set(one: &Set, other: &Set) -> bool {

@@ -19,8 +19,8 @@ pub(crate) enum Dest {
 }
 
 /// `NFTA_EXPR_*`, `NFTA_LIST_ELEM`, `NFTA_DATA_*`, `NFTA_VERDICT_*`.
-const NAME: u16 = 1;
-const BODY: u16 = 2;
+pub(super) const NAME: u16 = 1;
+pub(super) const BODY: u16 = 2;
 pub(crate) const LIST_ELEM: u16 = 1;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;

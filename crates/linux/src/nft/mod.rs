@@ -52,6 +52,7 @@ mod set;
 mod socket;
 mod text;
 mod transaction;
+mod unnamed;
 mod value;
 pub(crate) mod wire;
 
@@ -65,3 +66,4 @@ pub use ruleset::{Ruleset, TableContents};
 pub use set::{Data, Element, Elements, Protocol, Set, SetData, Type, Value};
 pub use socket::Socket;
 pub use transaction::{Object, Operation, Transaction, Verb};
+pub use unnamed::Unnamed;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use super::chain::{Chain, Family};
 use super::set::{Protocol, Type, Value};
+use super::unnamed::Unnamed;
 
 /// What a rule looks at in a packet, its connection or its environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -328,7 +329,8 @@ pub enum Statement {
     Verdict(Verdict),
     /// A rule of another author with expressions outside this list: all of
     /// them, as the kernel encodes `NFTA_RULE_EXPRESSIONS`. It is then the
-    /// rule's only statement. Written back unchanged.
+    /// rule's only statement. Written back unchanged, but for the names of sets
+    /// without one.
     Opaque(Vec<u8>),
 }
 
@@ -350,6 +352,9 @@ pub struct Rule {
     /// The handle of the rule to stand behind (`add`) or before (`insert`);
     /// `None` for the end or the start of the chain.
     pub position: Option<u64>,
+    /// The sets without a name that an opaque rule looks something up in; only
+    /// [`Socket::remember`](super::Socket::remember) reads them.
+    pub unnamed: Vec<Unnamed>,
 }
 
 impl Rule {
@@ -364,6 +369,7 @@ impl Rule {
             comment: None,
             handle: None,
             position: None,
+            unnamed: Vec::new(),
         }
     }
 

@@ -45,7 +45,7 @@ sockopt_impl!(
 
 /// A socket to nf_tables in the network namespace it was opened in.
 pub struct Socket {
-    netlink: netlink::Socket,
+    pub(super) netlink: netlink::Socket,
     /// Whether the kernel has `destroy`, once that is known not to be so.
     lacks_destroy: Cell<bool>,
 }

@@ -17,6 +17,7 @@ use super::expr::{LIST_ELEM, put_data, put_verdict};
 use super::rule::{Rule, Statement};
 use super::set::{Data, Element, Elements, Set, SetData, Type};
 use super::transaction::{Object, Operation, Verb};
+use super::unnamed;
 use super::value::{Cause, bounds, check_name, encode, words};
 
 pub(crate) use self::read::{assemble, chain, elements, rule, rule_comment, set, table};
@@ -25,7 +26,7 @@ pub(crate) use self::read::{assemble, chain, elements, rule, rule_comment, set, 
 pub(crate) const SUBSYSTEM: u16 = 10;
 /// `sizeof(struct nfgenmsg)`.
 pub(crate) const HEADER_LEN: usize = 4;
-const NESTED: u16 = 0x8000;
+pub(super) const NESTED: u16 = 0x8000;
 
 /// `NFT_MSG_NEW*` of each kind of object; its get and delete follow it.
 #[derive(Clone, Copy)]
@@ -59,12 +60,12 @@ impl Kind {
 
 /// Elements in one message: each takes at most about 1 KiB (a comment, a chain
 /// name, both ends of a range), and the list has to fit 64 KiB.
-const ELEMENTS_PER_MESSAGE: usize = 48;
+pub(super) const ELEMENTS_PER_MESSAGE: usize = 48;
 
 /// `NFT_SET_*`
 const SET_INTERVAL: u32 = 4;
 const SET_MAP: u32 = 8;
-const SET_CONCAT: u32 = 0x80;
+pub(super) const SET_CONCAT: u32 = 0x80;
 /// `NFT_DATA_VERDICT`
 const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 /// `NFT_SET_ELEM_INTERVAL_END`
@@ -82,6 +83,11 @@ fn message(kind: u16, flags: u16, family: Option<Family>) -> Message {
 /// follow.
 pub(crate) fn get(kind: Kind, family: Option<Family>) -> Message {
     message(kind.get(), 0, family)
+}
+
+/// Makes an object of a kind; its attributes are to follow.
+pub(super) fn make(kind: Kind, family: Family) -> Message {
+    message(kind.make(), NLM_F_CREATE, Some(family))
 }
 
 /// Asks for the elements of a set: all, or those of the keys of some.
@@ -122,8 +128,10 @@ pub(crate) fn operation(operation: &Operation, set_id: u32) -> Result<Vec<Messag
         }
         (Verb::Add | Verb::Create | Verb::Insert | Verb::Replace, Object::Rule(rule)) => {
             let mut out = message(Kind::Rule.make(), made, family);
-            put_rule(&mut out, *verb, rule)?;
-            vec![out]
+            put_rule(&mut out, *verb, rule, set_id)?;
+            let mut messages = unnamed::messages(rule, set_id);
+            messages.push(out);
+            messages
         }
         (Verb::Add | Verb::Create, Object::Set(set)) => {
             let mut out = message(Kind::Set.make(), made, family);
@@ -205,7 +213,7 @@ fn put_chain(out: &mut Message, chain: &Chain) -> Result<(), Cause> {
     put_comment(out, 12, 0, chain.comment.as_deref())
 }
 
-fn put_rule(out: &mut Message, verb: Verb, rule: &Rule) -> Result<(), Cause> {
+fn put_rule(out: &mut Message, verb: Verb, rule: &Rule, set_id: u32) -> Result<(), Cause> {
     check_name(&rule.chain)?;
     out.attr_str(1, &rule.table).attr_str(2, &rule.chain);
     if verb == Verb::Replace {
@@ -213,7 +221,10 @@ fn put_rule(out: &mut Message, verb: Verb, rule: &Rule) -> Result<(), Cause> {
         out.attr_be64(3, handle);
     }
     if let [Statement::Opaque(bytes)] = rule.statements.as_slice() {
-        out.attr(4 | NESTED, bytes);
+        match rule.unnamed.as_slice() {
+            [] => out.attr(4 | NESTED, bytes),
+            _ => unnamed::put_expressions(out, rule, set_id, bytes),
+        };
         compat::put(out, bytes);
     } else {
         // In the form that is also printed.

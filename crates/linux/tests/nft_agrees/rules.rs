@@ -403,6 +403,77 @@ fn rules_of_other_authors_stay_opaque() {
     });
 }
 
+/// Of others that come meanwhile, with sets that take the names, none is touched; nor
+/// does a rule come back that somebody else removed.
+#[test]
+fn removed_rules_come_back_with_their_sets() {
+    in_namespace(|| {
+        let many: Vec<String> = (0..250).map(|n| format!("10.{n}.0.1-10.{n}.0.9")).collect();
+        let rules = format!(
+            "table inet t {{
+                chain c {{
+                    ip saddr {{ 192.0.2.0/24, 198.51.100.0/24 }} accept comment \"removed\"
+                    ip saddr {{ 192.0.2.1, 192.0.2.2 }} tcp dport != {{ 80, 443 }} accept
+                    ip saddr . tcp dport {{ 192.0.2.0/24 . 1-9, 192.0.2.7 . 80 }} accept
+                    ip saddr {{ {} }} accept
+                    tcp dport vmap {{ 22 : accept, 23-25 : drop }}
+                    meta mark set tcp dport map {{ 1 : 0x1, 2 : 0x2 }}
+                    tcp dport {{ 7 comment \"echo\", 8 }} counter packets 0 bytes 0
+                }}
+            }}",
+            many.join(", ")
+        );
+        let socket = Socket::open().unwrap();
+        let table = Table::inet("t");
+        let chain = Chain::regular(&table, "c");
+        let list = || nft(&["list", "table", "inet", "t"], "");
+        type Change = fn(&Socket, &Chain, &mut Transaction);
+        let changes: [Change; 3] = [
+            |socket, chain, out| {
+                socket.rules(chain).unwrap().iter().skip(1).step_by(2).for_each(|rule| {
+                    out.delete(rule);
+                });
+            },
+            |_, chain, out| {
+                out.flush(chain).add(Rule::new(chain).accept());
+            },
+            |_, chain, out| {
+                out.delete(Table::inet(&chain.table));
+            },
+        ];
+        for change in changes {
+            nft(&["-f", "-"], &rules);
+            let was = list();
+            let mut out = Transaction::new();
+            change(&socket, &chain, &mut out);
+            let before = socket.remember(&out).unwrap();
+            socket.commit(&out).unwrap();
+            socket.update(|socket, out| socket.plan_back(&before, out)).unwrap();
+            assert_eq!(list(), was);
+            nft(&["delete", "table", "inet", "t"], "");
+        }
+
+        nft(&["-f", "-"], &rules);
+        let mut out = Transaction::new();
+        changes[0](&socket, &chain, &mut out);
+        let before = socket.remember(&out).unwrap();
+        socket.commit(&out).unwrap();
+        let others = socket.rules(&chain).unwrap();
+        let mut theirs = Transaction::new();
+        theirs.delete(&others[0]);
+        socket.commit(&theirs).unwrap();
+        nft(&["add", "rule", "inet", "t", "c", "udp dport { 1, 2, 3 } drop"], "");
+        socket.update(|socket, out| socket.plan_back(&before, out)).unwrap();
+        let now = list();
+        assert!(!now.contains("removed") && now.contains("udp dport { 1, 2, 3 } drop"), "{now}");
+        assert!(
+            now.contains("ip saddr { 192.0.2.1, 192.0.2.2 } tcp dport != { 80, 443 }"),
+            "{now}"
+        );
+        assert_eq!(socket.rules(&chain).unwrap().len(), 7, "{now}");
+    });
+}
+
 /// Between an Ethernet and an IP match nft writes another dependency than we
 /// do, to the same effect.
 #[test]

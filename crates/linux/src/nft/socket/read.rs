@@ -312,7 +312,11 @@ impl Socket {
         Ok(TableContents { table, sets, chains })
     }
 
-    fn find<T>(&self, question: Message, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Option<T>> {
+    pub(in crate::nft) fn find<T>(
+        &self,
+        question: Message,
+        parse: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>> {
         match self.netlink.get(question, |reply: Reply<'_>| parse(reply.body)) {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),

@@ -123,6 +123,7 @@ pub(crate) fn rule(body: &[u8]) -> Option<Rule> {
         handle: attrs.find(3).and_then(|handle| handle.be64()),
         // The rule before this one; only of use in a request.
         position: None,
+        unnamed: Vec::new(),
     })
 }
 
