@@ -5,6 +5,7 @@ use testkit::{Case, Host, Netns as _};
 
 use super::{HOST, Pod, bridge, on, portmap, tcp, udp};
 use crate::chained::{at, both_backends};
+use crate::masquerade::install_iptables;
 
 pub(super) fn list() -> Vec<Case> {
     let mut list = both_backends(
@@ -22,11 +23,14 @@ pub(super) fn list() -> Vec<Case> {
             ("del_after_the_backend_was_changed", del_after_the_backend_was_changed),
             ("gc_sweeps_what_is_not_valid", gc_sweeps),
             ("check_sees_each_difference", check_sees_each_difference),
+            ("what_an_earlier_add_left_of_a_family_is_seen", seen_of_a_family),
         ],
     );
     list.extend(testkit::cases! {
         [Bridge, Nft, OurPlugins] foreign_things_in_the_table_stay,
         [Bridge, Nft, OurPlugins] a_port_too_many_is_seen_and_removed,
+        [Bridge, Nft, OurPlugins] what_an_earlier_add_left_at_an_address_is_seen,
+        [Bridge, Nft, LegacyIptables, OurPlugins] what_an_earlier_add_left_in_legacy_iptables_is_seen,
         [Bridge, Nft, OurPlugins] without_the_set_of_containers_all_goes,
         [Bridge, Nft, OurPlugins] the_ruleset_can_be_saved_and_loaded,
         [Bridge, Nft, OurPlugins] a_flushed_ruleset,
@@ -269,6 +273,85 @@ fn a_port_too_many_is_seen_and_removed(host: &Host) {
     pod.map(host, &conf).expect_result();
     pod.check(host, &conf).expect_ok();
     host.expect_unchanged(&before);
+}
+
+/// CHECK names what else the attachment maps; RESTORE and DEL remove it.
+#[track_caller]
+fn expect_seen(host: &Host, pod: &Pod, conf: &Value, named: &str, others: impl Fn() -> bool) {
+    let now = host.snapshot();
+    pod.check(host, conf).expect_error(999, named);
+    host.expect_unchanged(&now);
+    assert!(others(), "{now}");
+    let text = pod.behind(conf).to_string();
+    host.plugin("portmap").send("RESTORE", &pod.container, "eth0", text.as_bytes()).expect_ok();
+    assert!(!others(), "{}", host.snapshot());
+    pod.check(host, conf).expect_ok();
+}
+
+fn what_an_earlier_add_left_at_an_address_is_seen(host: &Host) {
+    let outside = host.outside();
+    let mut pod = Pod::new(host, "pod");
+    let (first, second) = (pod.result.clone(), with_address(&pod.result, "10.1.0.55"));
+    let conf = portmap("nftables", &[tcp(18080, 8080)]);
+    let next = portmap("nftables", &[tcp(19090, 8080)]);
+    let clean = after_the_first(host, &pod, &conf);
+    pod.map(host, &conf).expect_result();
+    pod.result = second;
+    pod.map(host, &next).expect_result();
+    let is_there = || host.exec("nft list ruleset").contains("tcp . 18080");
+    expect_seen(host, &pod, &next, "tcp port 18080 of the host is mapped to 10.1.0.2", is_there);
+    // DEL needs no RESTORE.
+    pod.result = first;
+    pod.map(host, &portmap("nftables", &[tcp(18080, 8080), tcp(19090, 8080)])).expect_result();
+    pod.unmap(host, &next).expect_ok();
+    assert!(outside.tcp(at(HOST[0], 18080)).is_err());
+    host.expect_unchanged(&clean);
+}
+
+fn with_address(result: &Value, address: &str) -> Value {
+    let mut result = result.clone();
+    result["ips"][0]["address"] = format!("{address}/24").into();
+    result
+}
+
+fn without_ipv6(result: &Value) -> Value {
+    let mut result = result.clone();
+    result["ips"].as_array_mut().expect("a list").truncate(1);
+    result
+}
+
+fn seen_of_a_family(host: &Host, backend: &str) {
+    let _outside = host.outside();
+    let [mut pod, other] = ["pod", "other"].map(|name| Pod::new(host, name));
+    other.map(host, &portmap(backend, &[tcp(17080, 8080)])).expect_result();
+    let conf = portmap(backend, &[tcp(18080, 8080)]);
+    pod.map(host, &conf).expect_result();
+    pod.check(host, &conf).expect_ok();
+    pod.result = without_ipv6(&pod.result);
+    let next = portmap(backend, &[tcp(19090, 8080)]);
+    pod.map(host, &next).expect_result();
+    let named = match backend {
+        "nftables" => "tcp port 18080 of the host is mapped to 2001:db8:1::2 port 8080",
+        _ => "of ip6tables",
+    };
+    let is_there = || {
+        let rules = host.exec("nft list ruleset") + &host.exec("ip6tables-save");
+        rules.contains("18080")
+    };
+    expect_seen(host, &pod, &next, named, is_there);
+    other.check(host, &portmap(backend, &[tcp(17080, 8080)])).expect_ok();
+}
+
+fn what_an_earlier_add_left_in_legacy_iptables_is_seen(host: &Host) {
+    let _outside = host.outside();
+    install_iptables(host, "legacy");
+    let mut pod = Pod::new(host, "pod");
+    let conf = portmap("iptables", &[tcp(18080, 8080)]);
+    pod.map(host, &conf).expect_result();
+    pod.result = without_ipv6(&pod.result);
+    pod.check(host, &conf).expect_error(999, "of ip6tables");
+    let is_there = || host.exec("ip6tables-legacy-save -t nat").contains("18080");
+    expect_seen(host, &pod, &conf, "of ip6tables", is_there);
 }
 
 fn without_the_set_of_containers_all_goes(host: &Host) {

@@ -192,6 +192,11 @@ impl Plan {
         self.targets.iter().map(Target::family).collect()
     }
 
+    /// What it maps in a family.
+    pub(crate) fn target(&self, family: Family) -> Option<&Target> {
+        self.targets.iter().find(|target| target.family() == family)
+    }
+
     /// Decides everything that can be decided without looking at the host.
     /// `None` when there is nothing to map, or the container has no address it
     /// could be mapped to.

@@ -32,6 +32,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::Claimant;
 use crate::changes::Kind;
 use crate::conf::{HostPort, Masquerade, Target};
+use aside::chain_too_many;
 pub(crate) use aside::{legacy_in_the_way, move_legacy_aside, stand_aside};
 pub(crate) use back::plan_back;
 use parse::Mapped;
@@ -156,7 +157,22 @@ pub(crate) fn check(netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
             }
         }
     }
-    Ok(())
+    match chain_too_many(netfilter, claimant)? {
+        None => Ok(()),
+        Some((family, chain)) => Err(Error::internal(format!(
+            "check port mappings: chain {chain} of {} maps ports as well, for an earlier ADD of this attachment: DEL removes that",
+            match family {
+                Family::V4 => "iptables",
+                Family::V6 => "ip6tables",
+            }
+        ))),
+    }
+}
+
+/// Whether an earlier ADD of this attachment has mapped ports of a family that is not
+/// wanted.
+pub(crate) fn has_more(netfilter: &Netfilter, claimant: &Claimant) -> Result<bool> {
+    Ok(chain_too_many(netfilter, claimant)?.is_some())
 }
 
 /// Whether there is a chain of this attachment, whole or not.

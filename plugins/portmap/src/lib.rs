@@ -78,7 +78,12 @@ impl Plugin for Portmap {
         if self.check(request).is_ok() {
             return Ok(());
         }
-        map(&Claimant::new(request, &plan), || Ok(()))?;
+        let claimant = Claimant::new(request, &plan);
+        if has_more(&claimant)? {
+            // ADD does not look for what other addresses have.
+            remove(request, &plan.hosts())?;
+        }
+        map(&claimant, || Ok(()))?;
         let host = Socket::route().map_err(kernel)?;
         loopback::allow(&host, &plan)?;
         // Those that came while nothing led them to the container.
@@ -171,6 +176,13 @@ fn check_mappings(claimant: &Claimant) -> Result<()> {
         Backend::Iptables if iptables::has_chain_of(&netfilter, claimant) => elsewhere,
         _ => error,
     })
+}
+
+/// Whether an earlier ADD mapped more than is wanted, in either backend.
+fn has_more(claimant: &Claimant) -> Result<bool> {
+    let netfilter = Netfilter::open()?;
+    let in_table = netfilter.nft()?.map(|socket| nftables::has_more(socket, claimant));
+    Ok(in_table.unwrap_or(Ok(false))? || iptables::has_more(&netfilter, claimant)?)
 }
 
 /// Removes what the attachment has in either backend, upstream's included.

@@ -40,7 +40,7 @@ use linux::nft::{Chain, Transaction};
 
 pub(crate) use aside::stand_aside;
 pub(crate) use back::plan_back;
-pub(crate) use claim::{add, check};
+pub(crate) use claim::{add, check, has_more};
 pub(crate) use release::{Leaving, plan};
 
 /// What guards 127.0.0.0/8.

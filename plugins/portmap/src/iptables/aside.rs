@@ -6,10 +6,11 @@
 //! the one that counts.
 
 use attach::backend::{FAMILIES, Netfilter};
+use attach::kernel;
 use cni::Error;
-use linux::Result;
 use linux::iptables::{self, Batch, Destination, comment_of, destination_of, nft_table};
 use linux::nft::{Chain, Rule, Socket, Transaction, Verdict};
+use linux::{Family, Result};
 
 use super::parse::{self, Marker};
 use super::{Adding, DNAT, TABLE, own_chains};
@@ -58,6 +59,40 @@ pub(crate) fn stand_aside(
         }
         let going: Vec<&str> = going.iter().map(String::as_str).collect();
         iptables::plan_removal(socket, &table, &going, &[DNAT], out)?;
+    }
+    Ok(None)
+}
+
+/// A chain of this attachment in a family of which it is to have none. Of iptables-nft
+/// it is read by netlink; the legacy command is executed where its table is in use.
+///
+/// # Errors
+/// The kernel's, or what the command said.
+pub(super) fn chain_too_many(
+    netfilter: &Netfilter,
+    claimant: &Claimant,
+) -> cni::Result<Option<(Family, String)>> {
+    let owner = claimant.owner.key();
+    let nft = netfilter.nft()?;
+    for family in FAMILIES.into_iter().filter(|family| claimant.plan.target(*family).is_none()) {
+        if let Some(socket) = nft {
+            let table = nft_table(family, TABLE);
+            for name in own_chains(claimant) {
+                let rules = socket.rules(&Chain::regular(&table, &name)).map_err(kernel)?;
+                if marker(&rules).is_some_and(|marker| marker.owner == owner) {
+                    return Ok(Some((family, name)));
+                }
+            }
+        }
+        if let Some(program) = netfilter.legacy(family, TABLE) {
+            let saved = program.save(TABLE).map_err(kernel)?;
+            let is_own = |there: &parse::Mapped| {
+                there.marker.as_ref().is_some_and(|marker| marker.owner == owner)
+            };
+            if let Some(there) = parse::mapped(&saved).find(is_own) {
+                return Ok(Some((family, there.chain.to_owned())));
+            }
+        }
     }
     Ok(None)
 }

@@ -1,5 +1,6 @@
 //! ADD and CHECK: the elements of one attachment.
 
+use attach::backend::FAMILIES;
 use attach::chained;
 use attach::kernel;
 use cni::{Error, Result};
@@ -97,37 +98,83 @@ fn conditional_rules(claimant: &Claimant) -> String {
 /// Verifies that everything ADD made is there, and nothing else of this
 /// attachment; changes nothing.
 pub(crate) fn check(socket: &Socket, claimant: &Claimant) -> Result<()> {
-    for target in &claimant.plan.targets {
-        let mut out = Transaction::new();
-        let mut checking = Adding::new(socket, claimant, target, &mut out);
-        checking.plan().map_err(kernel)?;
-        if let Some(conflict) = checking.conflict {
-            return Err(conflict.context("check port mappings"));
+    for family in FAMILIES {
+        let own = own_claims(socket, claimant, family).map_err(kernel)?;
+        if let Some(target) = claimant.plan.target(family) {
+            check_target(socket, claimant, target, &own)?;
         }
-        let conditional = checking.count_conditional().map_err(kernel)?;
-        let expected = match target.conditions.is_empty() {
-            true => 0,
-            // What is planned anew was there, and is told apart below.
-            false => 2 * target.mappings.len(),
-        };
-        if conditional != expected {
+        if let Some(other) = other_claim(claimant, family, &own) {
             return Err(Error::internal(format!(
-                "check port mappings: chain {} has {conditional} rules of this attachment, not {expected}",
-                checking.layout.conditional
+                "check port mappings: {} of the host is mapped to {} port {} as well, by an earlier ADD of this attachment: DEL removes that",
+                other.mapping.host, other.target, other.mapping.container_port
             )));
         }
-        // Rules under conditions are always written anew.
-        let own_rules = |operation: &linux::nft::Operation| {
-            matches!(&operation.object, linux::nft::Object::Rule(rule)
+    }
+    Ok(())
+}
+
+/// Whether an earlier ADD of this attachment has mapped something that is not wanted,
+/// to whichever address.
+pub(crate) fn has_more(socket: &Socket, claimant: &Claimant) -> Result<bool> {
+    for family in FAMILIES {
+        let own = own_claims(socket, claimant, family).map_err(kernel)?;
+        if other_claim(claimant, family, &own).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn own_claims(socket: &Socket, claimant: &Claimant, family: Family) -> linux::Result<Vec<Claim>> {
+    release::claims(socket, &Layout::new(family), &|owner| owner == claimant.owner.key())
+}
+
+fn other_claim<'c>(claimant: &Claimant, family: Family, own: &'c [Claim]) -> Option<&'c Claim> {
+    let target = claimant.plan.target(family);
+    own.iter().find(|claim| {
+        !target.is_some_and(|target| {
+            target.address.ip() == claim.target && target.mappings.contains(&claim.mapping)
+        })
+    })
+}
+
+/// What is of the target's family; `own` are the attachment's claims there.
+fn check_target(
+    socket: &Socket,
+    claimant: &Claimant,
+    target: &Target,
+    own: &[Claim],
+) -> Result<()> {
+    let mut out = Transaction::new();
+    let mut checking =
+        Adding { listed: Some(own), ..Adding::new(socket, claimant, target, &mut out) };
+    checking.plan().map_err(kernel)?;
+    if let Some(conflict) = checking.conflict {
+        return Err(conflict.context("check port mappings"));
+    }
+    let conditional = checking.count_conditional().map_err(kernel)?;
+    let expected = match target.conditions.is_empty() {
+        true => 0,
+        // What is planned anew was there, and is told apart below.
+        false => 2 * target.mappings.len(),
+    };
+    if conditional != expected {
+        return Err(Error::internal(format!(
+            "check port mappings: chain {} has {conditional} rules of this attachment, not {expected}",
+            checking.layout.conditional
+        )));
+    }
+    // Rules under conditions are always written anew.
+    let own_rules = |operation: &linux::nft::Operation| {
+        matches!(&operation.object, linux::nft::Object::Rule(rule)
                 if rule.chain == checking.layout.conditional.name)
-        };
-        let layout_chain = |operation: &&linux::nft::Operation| !own_rules(operation);
-        if let Some(different) = checking.out.operations().iter().find(layout_chain) {
-            return Err(Error::internal(format!(
-                "check port mappings: the host's rules are not as ADD made them: this would be needed: {}",
-                shortened(&different.to_string())
-            )));
-        }
+    };
+    let layout_chain = |operation: &&linux::nft::Operation| !own_rules(operation);
+    if let Some(different) = checking.out.operations().iter().find(layout_chain) {
+        return Err(Error::internal(format!(
+            "check port mappings: the host's rules are not as ADD made them: this would be needed: {}",
+            shortened(&different.to_string())
+        )));
     }
     Ok(())
 }
@@ -147,6 +194,8 @@ pub(super) struct Adding<'a, 'o> {
     layout: Layout,
     out: &'o mut Transaction,
     pub(super) conflict: Option<Error>,
+    /// All claims of the attachment, where they were listed.
+    listed: Option<&'a [Claim]>,
     /// Whether owners are alive, so that none is looked at twice.
     alive: HashMap<(String, IpAddr), bool>,
 }
@@ -159,7 +208,8 @@ impl<'a, 'o> Adding<'a, 'o> {
         out: &'o mut Transaction,
     ) -> Adding<'a, 'o> {
         let layout = Layout::new(target.family());
-        Adding { socket, claimant, target, layout, out, conflict: None, alive: HashMap::new() }
+        let (conflict, listed, alive) = (None, None, HashMap::new());
+        Adding { socket, claimant, target, layout, out, conflict, listed, alive }
     }
 
     fn address(&self) -> IpAddr {
@@ -260,7 +310,10 @@ impl<'a, 'o> Adding<'a, 'o> {
         let as_wanted = Container::read(&self.container_element()).as_ref() == Some(&there)
             && self.target.conditions.is_empty();
         // Whatever the books say, there may be more.
-        let old = release::claims(self.socket, &self.layout, &|owner| owner == there.owner)?;
+        let old = match self.listed {
+            Some(own) if there.owner == self.claimant.owner.key() => own.to_vec(),
+            _ => release::claims(self.socket, &self.layout, &|owner| owner == there.owner)?,
+        };
         let wanted: Vec<Claim> = self.target.mappings.iter().map(|m| self.claim(*m)).collect();
         leaving.extend(old.into_iter().filter(|claim| {
             // A second ADD keeps what is right.
