@@ -415,7 +415,10 @@ fn bad_input_changes_nothing(host: &Host) {
         let text = "change to SELinux context system_u:system_r:container_t:s0";
         host.plugin("tap").add(&pod, "tap0", &tap(host, keys)).expect_error(999, text);
     }
-    host.plugin("tap").args("X=1").add(&pod, "tap0", &tap(host, json!({}))).expect_error(4, "X=1");
+    host.plugin("tap")
+        .args("X=1")
+        .add(&pod, "tap0", &tap(host, json!({})))
+        .expect_error(4, "unknown args");
     // What ADD refuses, DEL does not mind.
     host.plugin("tap").args("X=1").del(&pod, "tap0", &tap(host, json!({"mtu": -1}))).expect_ok();
     inside.expect_same(&pod.network_snapshot());
