@@ -66,8 +66,7 @@ impl Owner {
     /// The mark of an attachment on a network.
     pub fn new(network: &NetworkName, attachment: &AttachmentId) -> Owner {
         let AttachmentId { container_id, ifname } = attachment;
-        let key =
-            format!("{}{}", Owner::prefix(network), hash(&format!("{ifname}:{container_id}")));
+        let key = format!("{}{}", Owner::prefix(network), hash_of(attachment));
         // Names of interfaces may contain quotes, which nft could not read back.
         let ifname = ifname.replace('"', "");
         let mut comment = format!("{key}, net: {network}, if: {ifname}, id: {container_id}");
@@ -113,8 +112,7 @@ pub struct Owners {
 impl Owners {
     /// Those of `valid`.
     pub fn new(network: &NetworkName, valid: &Attachments) -> Owners {
-        let mark = |id: AttachmentId| mark(&hash(&format!("{}:{}", id.ifname, id.container_id)));
-        let mut marks: Vec<u64> = valid.iter().filter_map(mark).collect();
+        let mut marks: Vec<u64> = valid.iter().filter_map(|id| mark(&hash_of(&id))).collect();
         marks.sort_unstable();
         Owners { prefix: Owner::prefix(network), marks }
     }
@@ -161,6 +159,10 @@ pub fn describe(comment: &str) -> String {
 
 fn hash(text: &str) -> String {
     digest(text, HASH_DIGITS)
+}
+
+fn hash_of(AttachmentId { container_id, ifname }: &AttachmentId) -> String {
+    hash(&format!("{ifname}:{container_id}"))
 }
 
 /// Cuts to what nft takes, at the end of a character.

@@ -74,18 +74,17 @@ pub fn is_ours(alias: &str) -> bool {
 
 /// The attachment an alias names, if it is of `network`.
 pub fn from_alias(network: &NetworkName, alias: &str) -> Option<AttachmentId> {
-    let (named, rest) = alias.strip_prefix("oxcni:")?.split_once('/')?;
-    let (container_id, ifname) = rest.split_once('/')?;
-    (named == network.as_str())
-        .then(|| AttachmentId { container_id: container_id.to_owned(), ifname: ifname.to_owned() })
+    let (named, attachment) = attachment_of_alias(alias)?;
+    (named == *network).then_some(attachment)
 }
 
 /// The attachment an alias names, and its network.
 pub fn attachment_of_alias(alias: &str) -> Option<(NetworkName, AttachmentId)> {
-    let (network, _) = parts_of_alias(alias)?;
-    let network = NetworkName::new(network).ok()?;
-    let attachment = from_alias(&network, alias)?;
-    Some((network, attachment))
+    let (network, rest) = alias.strip_prefix("oxcni:")?.split_once('/')?;
+    let (container_id, ifname) = rest.split_once('/')?;
+    let attachment =
+        AttachmentId { container_id: container_id.to_owned(), ifname: ifname.to_owned() };
+    Some((NetworkName::new(network).ok()?, attachment))
 }
 
 /// All the host link names `request` may have used.

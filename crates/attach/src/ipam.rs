@@ -72,6 +72,11 @@ impl Ipam {
         }
     }
 
+    /// For DEL and GC: one that gives no addresses has given none.
+    fn of_teardown(network: &Network) -> Result<Option<Ipam>> {
+        Ok(Ipam::named(network)?.filter(Ipam::gives_addresses))
+    }
+
     fn gives_addresses(&self) -> bool {
         !OTHERS.contains(&self.kind.as_str())
     }
@@ -198,14 +203,12 @@ impl Ipam {
 }
 
 /// DEL: releases what the attachment holds, if the configuration names a plugin
-/// for it. To be called last, when nothing carries the addresses any more. One that
-/// gives none has given none.
+/// for it. To be called last, when nothing carries the addresses any more.
 ///
 /// # Errors
 /// Code 7 when `ipam` is malformed; those of [`Ipam::del`].
 pub fn release(sandbox: &Sandbox) -> Result<()> {
-    let ipam = Ipam::named(&sandbox.request.network)?.filter(Ipam::gives_addresses);
-    ipam.map_or(Ok(()), |ipam| ipam.del(sandbox))
+    Ipam::of_teardown(&sandbox.request.network)?.map_or(Ok(()), |ipam| ipam.del(sandbox))
 }
 
 /// GC of the addresses, if the configuration names a plugin for them.
@@ -213,8 +216,7 @@ pub fn release(sandbox: &Sandbox) -> Result<()> {
 /// # Errors
 /// Code 7 when `ipam` is malformed; those of [`Ipam::gc`].
 pub fn sweep(network: &Network) -> Result<()> {
-    let ipam = Ipam::named(network)?.filter(Ipam::gives_addresses);
-    ipam.map_or(Ok(()), |ipam| ipam.gc(network))
+    Ipam::of_teardown(network)?.map_or(Ok(()), |ipam| ipam.gc(network))
 }
 
 /// STATUS of the addresses, if the configuration names a plugin for them.

@@ -4,7 +4,7 @@
 //! The delegate is looked up in `CNI_PATH`. When the file found is this very
 //! executable (same device and inode, as hard links have), it is called in
 //! process: the same code, without the exec. Any other file is executed with
-//! the same environment and the same bytes on stdin.
+//! the same environment and the same configuration on stdin.
 
 use crate::dispatch::Verb;
 use crate::error::cut;

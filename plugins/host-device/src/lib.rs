@@ -85,12 +85,9 @@ impl Plugin for HostDevice {
             ipam.check(&sandbox)?;
         }
         let at = verify::interface(request, &promised)?;
-        let record = record::of(request)?;
-        if is_in_user_space(&sandbox, &plan.selection, record.as_ref())? {
+        let Some((container, link)) = lent(&mut sandbox, &plan, &promised.interfaces[at])? else {
             return Ok(());
-        }
-        let container = sandbox.enter()?;
-        let link = find_lent(container, &promised.interfaces[at], record.as_ref())?;
+        };
         verify::link_state(&link, &promised.interfaces[at])?;
         let target = target(container, link.index, request, at as i64);
         verify::addresses_and_routes(&target, &promised)?;
@@ -105,12 +102,9 @@ impl Plugin for HostDevice {
         let promised = verify::prev_result(request)?;
         let mut sandbox = Sandbox::open(request)?;
         let at = verify::interface(request, &promised)?;
-        let record = record::of(request)?;
-        if is_in_user_space(&sandbox, &plan.selection, record.as_ref())? {
+        let Some((container, link)) = lent(&mut sandbox, &plan, &promised.interfaces[at])? else {
             return Ok(());
-        }
-        let container = sandbox.enter()?;
-        let link = find_lent(container, &promised.interfaces[at], record.as_ref())?;
+        };
         addresses::restore(&target(container, link.index, request, at as i64), &promised)
     }
 
@@ -360,6 +354,21 @@ fn announce_ipv4(container: &Socket, link: &Link, success: &Success) {
     if let Some(mac) = link.mac {
         let _ = announce::send(container, link.index, mac, addresses);
     }
+}
+
+/// The device in the container, and the container's socket; `None` for one that a
+/// program in user space drives.
+fn lent<'s>(
+    sandbox: &'s mut Sandbox,
+    plan: &Plan,
+    promised: &Interface,
+) -> Result<Option<(&'s Socket, Link)>> {
+    let record = record::of(sandbox.request)?;
+    if is_in_user_space(sandbox, &plan.selection, record.as_ref())? {
+        return Ok(None);
+    }
+    let container = sandbox.enter()?;
+    find_lent(container, promised, record.as_ref()).map(|link| Some((container, link)))
 }
 
 /// The link in the container: it has the promised address, and is the device that was
