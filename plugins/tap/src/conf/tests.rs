@@ -43,7 +43,7 @@ fn what_is_wrong_is_named() {
         (r#","disableIPv6WhenUnused":1"#, "", Code::INVALID_CONFIG, "disableIPv6WhenUnused"),
         (r#","args":"x""#, "", Code::INVALID_CONFIG, "args"),
         (r#","selinuxContext":"a b""#, "", Code::INVALID_CONFIG, "selinuxContext"),
-        ("", "IP=10.0.0.1", Code::INVALID_ENVIRONMENT, "IP=10.0.0.1"),
+        ("", "IP=10.0.0.1", Code::INVALID_ENVIRONMENT, r#"unknown args ["IP"]:"#),
         ("", "MAC=01:00:5e:00:00:01", Code::INVALID_CONFIG, "group address"),
     ] {
         let error = plan(keys, args).map(drop).expect_err(keys);
