@@ -2,12 +2,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
-use linux::link::{self, LinkInfo};
+use linux::link::{self, LinkInfo, VethPeer, VethSpec};
 use linux::tap::{self, TapSpec};
 use linux::{ErrorKind, Socket, addr, announce};
 use nix::poll::{PollFd, PollFlags, poll};
 
-use crate::host::{in_new_namespace, tool, veth_pair};
+use crate::host::{in_new_namespace, tool};
 
 /// Not every machine has it, and a user namespace may not open it.
 fn has_tun() -> bool {
@@ -63,7 +63,9 @@ fn a_name_that_is_used_is_refused_whoever_has_it() {
         return;
     }
     in_new_namespace(|socket| {
-        veth_pair(socket, "one", "two");
+        // Down, for the state of one that is set up changes a moment later.
+        let peer = VethPeer { name: "two", ..VethPeer::default() };
+        VethSpec { name: "one", peer, ..VethSpec::default() }.create(socket).unwrap();
         TapSpec { name: "tap0", ..TapSpec::default() }.create().unwrap();
         let before = link::list(socket).unwrap();
         for name in ["one", "tap0", "lo"] {
