@@ -144,6 +144,19 @@ pub fn refuse_router_advertisements(link: &str) -> Result<()> {
     }
 }
 
+/// What [`refuse_router_advertisements`] would change: the setting of a link that
+/// takes them.
+///
+/// # Errors
+/// The sysctl cannot be read.
+pub fn accepted_router_advertisements(link: &str) -> Result<Option<String>> {
+    match sysctl::read(&["net", "ipv6", "conf", link, "accept_ra"]) {
+        Ok(now) => Ok(Some(now).filter(|now| now != "0")),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(kernel(e)),
+    }
+}
+
 const REROUTED: &str = "without it a container could reroute the host's IPv6 traffic";
 
 /// STATUS: a pair can be made, and [`refuse_router_advertisements`] would succeed

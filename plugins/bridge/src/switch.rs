@@ -1,6 +1,6 @@
 //! The bridge itself. It is shared by all attachments, of several networks
-//! even, so nobody removes it; only a failed ADD takes back the one it made,
-//! if nobody else has come to use it.
+//! even, so nobody removes it; only a failed ADD takes back the one it made, and
+//! what it changed of another, if nobody else has come to use it.
 
 use crate::conf::Plan;
 use attach::lock::{self, Held, Of};
@@ -8,9 +8,10 @@ use attach::sandbox::Sandbox;
 use attach::undo::Undo;
 use attach::{ability, kernel, verify, veth};
 use cni::{Code, Error, Result, Success};
-use linux::Socket;
 use linux::link::{self, BridgeSpec, Change, Link, LinkInfo, Mac};
 use linux::netns::Namespace;
+use linux::{Socket, sysctl};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long an ADD waits for others that need the host to themselves: one that
@@ -84,16 +85,87 @@ pub(crate) fn ensure<'r>(
     if !bridge.is_kind("bridge") {
         return Err(not_a_bridge(&bridge));
     }
-    if vlan_filtering && !filters_vlans(&bridge) {
+    let own = bridge.clone();
+    undo.push("give the bridge its own address and MTU back", move |sandbox| lone(sandbox, &own));
+    let to_filter = vlan_filtering && !filters_vlans(&bridge);
+    let to_raise = !bridge.is_up() || (plan.promisc && !bridge.is_promisc());
+    let accept_ra = veth::accepted_router_advertisements(name)?;
+    if !to_filter && !to_raise && accept_ra.is_none() {
+        return Ok(bridge);
+    }
+    let before = Before { ports: ports(host, bridge.index)?, link: bridge.clone(), accept_ra };
+    undo.push("put the bridge back as it was", move |sandbox| before.put_back(sandbox));
+    if to_filter {
         link::set_vlan_filtering(host, bridge.index, true).map_err(|e| refused(plan, e))?;
     }
-    if !bridge.is_up() || (plan.promisc && !bridge.is_promisc()) {
+    if to_raise {
         let change = Change::new(bridge.index).up();
         let change = if plan.promisc { change.promisc(true) } else { change };
         change.apply(host).map_err(kernel)?;
     }
     veth::refuse_router_advertisements(name)?;
     Ok(bridge)
+}
+
+/// A bridge of others, before an ADD changed it.
+struct Before {
+    link: Link,
+    ports: BTreeSet<u32>,
+    accept_ra: Option<String>,
+}
+
+impl Before {
+    /// Unless somebody has joined it meanwhile, or is about to.
+    fn put_back(self, sandbox: &mut Sandbox) -> Result<()> {
+        let Some(_alone) = lock::alone_now(Of::Host(sandbox.home()))? else {
+            return Ok(());
+        };
+        let (host, index) = (sandbox.host(), self.link.index);
+        if !ports(host, index)?.is_subset(&self.ports) {
+            return Ok(());
+        }
+        let now = link::get_by_index(host, index).map_err(kernel)?;
+        if filters_vlans(&now) && !filters_vlans(&self.link) {
+            link::set_vlan_filtering(host, index, false).map_err(kernel)?;
+        }
+        let change = Change::new(index).promisc(self.link.is_promisc());
+        let change = if self.link.is_up() { change } else { change.down() };
+        change.apply(host).map_err(kernel)?;
+        match &self.accept_ra {
+            Some(value) => sandbox.in_home(|| {
+                sysctl::write(&["net", "ipv6", "conf", &now.name, "accept_ra"], value)
+                    .map(drop)
+                    .map_err(kernel)
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A bridge takes address and MTU from its ports unless it was told some; when the
+/// only port leaves again, it is left without an address, and with the MTU of
+/// Ethernet.
+fn lone(sandbox: &mut Sandbox, own: &Link) -> Result<()> {
+    let Some(_alone) = lock::alone_now(Of::Host(sandbox.home()))? else {
+        return Ok(());
+    };
+    let (host, index) = (sandbox.host(), own.index);
+    if !ports(host, index)?.is_empty() {
+        return Ok(());
+    }
+    let now = link::get_by_index(host, index).map_err(kernel)?;
+    if let Some(mac) = own.mac.filter(|mac| now.mac != Some(*mac) && !mac.is_zero()) {
+        link::set_mac(host, index, mac).map_err(kernel)?;
+    }
+    if now.mtu != own.mtu {
+        link::set_mtu(host, index, own.mtu).map_err(kernel)?;
+    }
+    Ok(())
+}
+
+fn ports(host: &Socket, bridge: u32) -> Result<BTreeSet<u32>> {
+    let ports = link::list_ports(host, bridge).map_err(kernel)?;
+    Ok(ports.iter().map(|port| port.index).collect())
 }
 
 /// RESTORE: as [`ensure`], and with the address it was promised with, which the
@@ -122,7 +194,7 @@ fn withdraw(sandbox: &mut Sandbox, index: u32) -> Result<()> {
     let Some(_alone) = lock::alone_now(Of::Host(sandbox.home()))? else {
         return Ok(());
     };
-    if link::list_ports(sandbox.host(), index).map_err(kernel)?.is_empty() {
+    if ports(sandbox.host(), index)?.is_empty() {
         link::delete(sandbox.host(), index).map_err(kernel)?;
     }
     Ok(())
