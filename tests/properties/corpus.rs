@@ -77,6 +77,15 @@ pub(super) fn samples() -> Vec<Sample> {
         )
         .upgraded()
         .without(EACH_STEP),
+        sample(
+            "bridge",
+            "masquerading_by_iptables",
+            json!({"isGateway": true, "ipMasq": true, "ipMasqBackend": "iptables",
+                "ipam": network()}),
+            &[Bridge, Iptables],
+        )
+        .upgraded()
+        .upgraded_only(),
         // With a default route of IPAM's as well, upstream's ADD fails.
         sample(
             "bridge",
@@ -227,6 +236,15 @@ pub(super) fn samples() -> Vec<Sample> {
             .upgraded()
             .prepare(without_link_local)
             .ours_only(),
+        sample(
+            "ptp",
+            "masquerading_by_iptables",
+            json!({"ipMasq": true, "ipMasqBackend": "iptables", "ipam": network()}),
+            &[Bridge, Iptables],
+        )
+        .upgraded()
+        .prepare(without_link_local)
+        .upgraded_only(),
         // Its shared chains come with the first attachment, and stay after one that
         // failed; and who gets which address is chance.
         sample("ptp", "masquerading", json!({"ipMasq": true, "ipam": dual()}), &[Bridge, Nft])

@@ -1,6 +1,6 @@
 //! Kills: each call that changes something is the last one of an ADD, and of a DEL,
-//! that is killed, and the runtime goes on in one of three ways. For the whole chain
-//! see `kills`.
+//! that is killed, and the runtime goes on in one of three ways; in a virtual machine
+//! each of the three has another third of the calls. For the whole chain see `kills`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -53,7 +53,7 @@ fn kill_on(
     let clean = residue(host, container);
     let mut kills = 0;
     while let Some(call) = next_call() {
-        kills += at_each(call, each_call(call), |verb, nth| {
+        kills += at_each(call, each_call(call, aftermath as usize), |verb, nth| {
             let own = lasting.is_none().then(|| sample.pod(host, "pod"));
             let pod = lasting.as_ref().or(own.as_ref()).expect("one of the two is there");
             let killed = kill(host, sample, pod, verb, (call, nth));
