@@ -189,9 +189,15 @@ pub(crate) fn at_each(
 
 /// What can be left, seen without the cost of a snapshot.
 pub(crate) fn residue(host: &Host, container: Option<&Container>) -> BTreeSet<String> {
-    let mut found = facts(host);
+    let mut found = links_and_files(host, container);
     found.insert(host.exec("nft -s list ruleset"));
     found.insert(host.exec("tc qdisc show"));
+    found
+}
+
+/// The same of what neither has rules nor shapes.
+pub(crate) fn links_and_files(host: &Host, container: Option<&Container>) -> BTreeSet<String> {
+    let mut found = facts(host);
     for folder in ["/var/lib/cni", "/run/cni"].iter().filter(|path| Path::new(path).exists()) {
         let files = host.exec(format!("find {folder} -type f"));
         let staying = ["/last_reserved_ip.", "/.oxcni/", "/oxcni/locks/"];
@@ -219,21 +225,21 @@ pub(crate) fn facts(place: &impl Netns) -> BTreeSet<String> {
     facts
 }
 
-/// Waits until nothing is left of what was killed in this `story`: the kernel removes
-/// what was in a namespace a moment after it.
+/// Waits until a `look` finds nothing of what was killed in this `story`: the kernel
+/// removes what was in a namespace a moment after it.
 #[track_caller]
 pub(crate) fn expect_gone(
     host: &Host,
-    container: Option<&Container>,
     clean: &BTreeSet<String>,
+    look: impl Fn() -> BTreeSet<String>,
     story: &str,
 ) {
-    if residue(host, container) == *clean {
+    if look() == *clean {
         return;
     }
     host.note(story);
     host.wait_until("nothing is left of it", || {
-        let left = residue(host, container);
+        let left = look();
         let new: Vec<_> = left.symmetric_difference(clean).collect();
         if !new.is_empty() {
             host.note(format!("left: {new:#?}"));
@@ -270,13 +276,14 @@ fn tell(host: &Host, story: Story) -> usize {
     // What is shared comes with the first one, and stays.
     let result = chain.add(&container, chain.plugins.len());
     chain.del(&container, result.as_ref(), 0);
-    let (before, clean) = (host.snapshot(), residue(host, Some(&container)));
+    let look = || residue(host, Some(&container));
+    let (before, clean) = (host.snapshot(), look());
     let mut points = 0;
     for call in CALLS {
         points += at_each(call, 1.., |verb, nth| {
             let (killed, previous) = kill(&chain, &container, story.at, verb, (call, nth));
             clean_up(&chain, &container, story.aftermath, previous.as_ref());
-            expect_gone(host, Some(&container), &clean, &format!("{story:?}, {killed}"));
+            expect_gone(host, &clean, look, &format!("{story:?}, {killed}"));
             killed
         });
     }

@@ -619,6 +619,12 @@ impl Sample {
         self.needs.iter().any(|feature| rare.contains(feature))
     }
 
+    /// Whether it filters packets or shapes them.
+    pub(super) fn has_rules(&self) -> bool {
+        let rules = [Nft, Iptables, Feature::Firewalld, Shaping];
+        self.needs.iter().any(|feature| rules.contains(feature))
+    }
+
     /// Whether the property has a meaning for it.
     pub(super) fn has(&self, property: &str) -> bool {
         match property {

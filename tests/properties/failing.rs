@@ -35,16 +35,14 @@ const FAULTS: &[(&str, &str)] = &[
     ("getdents64", "EIO"),
 ];
 
-/// One call of so many fails where the processor may be emulated, and one of so many
-/// is a verb's last: as many as there are ways to go on after a kill.
-const STRIDE_IN_A_VM: usize = 3;
+/// One call of so many fails where the processor may be emulated.
+const STRIDE_IN_A_VM: usize = 5;
 
-/// Which calls of one name fail, or are a verb's last, counted from 1: all, or in a
-/// virtual machine a share of them. The shares of [`STRIDE_IN_A_VM`] `turn`s in a row
-/// are all calls together; those of two names begin with another one.
-pub(super) fn each_call(name: &str, turn: usize) -> impl Iterator<Item = usize> {
-    let stride = if is_in_a_vm() { STRIDE_IN_A_VM } else { 1 };
-    (1 + (name.len() + turn) % stride..).step_by(stride)
+/// All numbers from 1; in a virtual machine one of so many. Those of as many turns in a
+/// row are all numbers together.
+pub(super) fn one_of(stride: usize, turn: usize) -> impl Iterator<Item = usize> {
+    let stride = if is_in_a_vm() { stride } else { 1 };
+    (1 + turn % stride..).step_by(stride)
 }
 
 /// What a failure may have left, seen without the cost of a snapshot.
@@ -89,7 +87,8 @@ fn fail_each(host: &Host, sample: &Sample, call: &str, error: &str) -> usize {
     let (before, inside) = (host.snapshot(), pod.container.network_snapshot());
     let traces = Traces::of(host, &pod);
     let mut failures = 0;
-    for nth in each_call(call, 0) {
+    // Of two names, others.
+    for nth in one_of(STRIDE_IN_A_VM, call.len()) {
         assert!(nth < TOO_MANY, "{call} is called without end");
         let plugin = sample.plugin(host).fail_call(call, error, nth);
         let outcome = sample.try_add(host, &plugin, &pod);
