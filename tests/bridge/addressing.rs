@@ -30,6 +30,8 @@ pub(super) fn list() -> Vec<Case> {
         // Upstream adds the default route again that IPAM's list has without a
         // gateway: "file exists".
         [Bridge, Ping, Ipv6] a_default_route_of_ipams_gets_the_gateway,
+        // Upstream's address is refused.
+        [Bridge, Ipv6, Ping, RealRoot] ipv6_is_switched_on_at_the_gateway,
         // Upstream lets the second gateway be in the way of the first.
         [Bridge, Ping] two_ranges_have_two_gateways,
         // Upstream lets the kernel take it with the subnet's first.
@@ -335,6 +337,26 @@ fn ipv6_is_switched_on_where_it_is_needed(host: &Host) {
     assert_eq!(one.addresses("eth1"), ["10.2.0.2/24", "2001:db8:1::2/64"]);
     assert_eq!(one.sysctl("net/ipv6/conf/lo/disable_ipv6").as_deref(), Some("0"));
     assert_eq!(one.sysctl("net/ipv6/conf/eth0/disable_ipv6").as_deref(), Some("1"));
+}
+
+/// As hardened hosts are; the failed ADD is one whose forwarding cannot be switched on.
+fn ipv6_is_switched_on_at_the_gateway(host: &Host) {
+    host.set_sysctl("net/ipv6/conf/default/disable_ipv6", "1");
+    host.exec("ip link add cni0 type bridge");
+    let off = || host.sysctl("net/ipv6/conf/cni0/disable_ipv6");
+    let ipam = json!({"type": "static", "addresses": [
+        {"address": "10.1.0.2/24", "gateway": "10.1.0.1"},
+        {"address": "2001:db8:1::2/64", "gateway": "2001:db8:1::1"}]});
+    let conf = bridge(host, json!({"isGateway": true, "ipam": ipam}));
+    assert_eq!(off().as_deref(), Some("1"));
+    let one = host.container("one");
+    let forwarding = "/proc/sys/net/ipv6/conf/all/forwarding";
+    host.exec(format!("mount --bind -o ro {forwarding} {forwarding}"));
+    host.plugin("bridge").add(&one, "eth0", &conf).expect_error(999, "forwarding");
+    host.exec(format!("umount {forwarding}"));
+    assert_eq!((off().as_deref(), host.addresses("cni0")), (Some("1"), vec![]));
+    host.plugin("bridge").add(&one, "eth0", &conf).expect_result();
+    one.expect_ping("2001:db8:1::1");
 }
 
 fn addresses_survive_the_link_going_down(host: &Host) {

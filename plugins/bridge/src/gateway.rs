@@ -8,10 +8,10 @@ use attach::sandbox::Sandbox;
 use attach::{kernel, veth};
 use cni::{Error, Interface, Result, Success};
 use ipnetwork::IpNetwork;
-use linux::Socket;
 use linux::addr::{self, Addr, AddrFlags};
 use linux::link::{self, Link, Mac, VethPeer, VethSpec};
 use linux::port::VlanRange;
+use linux::{Socket, sysctl};
 
 /// The link that carries the gateway addresses of a VLAN.
 pub(crate) fn vlan_link_name(bridge: &str, vlan: u16) -> String {
@@ -62,12 +62,11 @@ pub(crate) fn ensure(
     if !plan.is_gateway || plan.ipam.is_none() {
         return Ok(Gateway::default());
     }
-    let host = sandbox.host();
     let mut made = Vec::new();
     let done = ensure_addresses(sandbox, plan, bridge, has_followed, success, &mut made)
         .and_then(|gateway| forwarding.switch_on(sandbox).map(|()| gateway));
     done.map_err(|error| {
-        let undo = made.iter().rev().filter_map(|made| made.take_back(host).err());
+        let undo = made.iter().rev().filter_map(|made| made.take_back(sandbox).err());
         undo.fold(error, |error, failed| error.with_details(format!("undo: {failed}")))
     })
 }
@@ -78,14 +77,18 @@ enum Made {
     /// By `forceAddress`.
     Removed(Addr),
     VlanLink(u32),
+    /// On the link of this name.
+    Ipv6(String),
 }
 
 impl Made {
-    fn take_back(&self, host: &Socket) -> Result<()> {
+    fn take_back(&self, sandbox: &Sandbox) -> Result<()> {
+        let host = sandbox.host();
         let undone = match self {
             Made::Added(addr) => addr::delete(host, addr),
             Made::Removed(addr) => addr::add(host, addr),
             Made::VlanLink(index) => link::delete(host, *index),
+            Made::Ipv6(link) => return switch_ipv6(sandbox, link, "1").map(drop),
         };
         match undone {
             // What the request did not do need not be undone.
@@ -143,6 +146,10 @@ fn ensure_addresses(
     }
     let stays = |gateway: &IpNetwork| present.iter().any(|a| a.net == *gateway && !goes(a));
     let missing: Vec<_> = gateways.iter().filter(|gateway| !stays(gateway)).collect();
+    if missing.iter().any(|gateway| gateway.is_ipv6()) && switch_ipv6(sandbox, &carrier.name, "0")?
+    {
+        made.push(Made::Ipv6(carrier.name.clone()));
+    }
     for gateway in &missing {
         // The bridge is ours and so is the address: no question to the
         // neighbours, so that it works at once.
@@ -171,6 +178,17 @@ fn ensure_addresses(
         ..Interface::default()
     });
     Ok(gateway)
+}
+
+/// Off is the default of many a host, and a new link has the default. Answers whether
+/// it was otherwise.
+fn switch_ipv6(sandbox: &Sandbox, link: &str, disable: &str) -> Result<bool> {
+    let write = || sysctl::write(&["net", "ipv6", "conf", link, "disable_ipv6"], disable);
+    match sandbox.in_home(|| Ok(write()))? {
+        // Where there is no IPv6 at all, the address is refused.
+        Err(e) if e.is_not_found() => Ok(false),
+        written => written.map_err(kernel),
+    }
 }
 
 /// IPv4: a bridge is one network's gateway, so any other address is in the
