@@ -122,6 +122,8 @@ fn whatever_ends_the_chain_gets_iptables(host: &Host) {
         "-N VPN\n-A VPN -d 192.0.2.3 -j ACCEPT\n-A POSTROUTING -j VPN",
         "-N A\n-N B\n-A A -g B\n-A B -d 192.0.2.3 -j ACCEPT\n-A POSTROUTING -j A",
         "-N VPN\n-A VPN -d 192.0.2.3 -j RETURN\n-A POSTROUTING -g VPN",
+        "-A POSTROUTING -s 10.1.0.0/24 -o up0 -j SNAT --to-source 192.0.2.7",
+        "-N OUT\n-A OUT -s 10.1.0.0/24 -j NETMAP --to 192.0.2.0/24\n-A POSTROUTING -j OUT",
     ];
     for (n, rules) in ends.into_iter().enumerate() {
         load_nat(host, rules);

@@ -33,6 +33,9 @@ pub(super) fn list() -> Vec<Case> {
             ("udp_flows_of_others_are_left_alone", udp_flows_of_others),
         ],
     );
+    let name = "portmap::traffic::services_with_local_addresses_come_first";
+    let needs = [Feature::Bridge, Feature::Nft, Feature::Iptables];
+    list.push(Case::new(name, &needs, services_with_local_addresses_come_first));
     for backend in chained::BACKENDS {
         let name = format!("portmap::traffic::sctp_associations_{backend}");
         let needs = [Feature::Bridge, Feature::Nft, Feature::Iptables, Feature::Sctp];
@@ -171,6 +174,31 @@ pub(crate) fn services_come_first(host: &Host, backend: &str) {
         pod.map(host, &conf(18082)).expect_result();
         outside.tcp(at(HOST[0], 18082)).expect("the service of nftables answers");
     }
+}
+
+/// In IPVS mode kube-proxy gives a link of the host the services' addresses, and has an
+/// `ACCEPT` at the end of its chain keep them from rules about the host's own.
+fn services_with_local_addresses_come_first(host: &Host) {
+    const SERVICE: &str = "10.96.0.10";
+    let outside = outside(host);
+    // Of any kind but kube-proxy's own, which this kernel may lack.
+    host.exec("ip link add kube-ipvs0 type bridge");
+    host.exec(format!("ip address add {SERVICE}/32 dev kube-ipvs0"));
+    host.exec("iptables -w -t nat -N KUBE-SERVICES");
+    for chain in ["PREROUTING", "OUTPUT"] {
+        host.exec(format!("iptables -w -t nat -A {chain} -j KUBE-SERVICES"));
+    }
+    host.exec(format!(
+        "iptables -w -t nat -A KUBE-SERVICES -p tcp -d {SERVICE} --dport 18080 -j ACCEPT"
+    ));
+    let (pod, neighbour) = (Pod::new(host, "pod"), Pod::new(host, "neighbour"));
+    pod.map(host, &portmap("", &[tcp(18080, 8080)])).expect_result();
+    let service = host.echo_server(18080);
+    neighbour.container.tcp(at(SERVICE, 18080)).expect("the service answers a pod");
+    host.tcp(at(SERVICE, 18080)).expect("the service answers the host");
+    drop(service);
+    let _server = pod.container.echo_server(8080);
+    outside.tcp(at(HOST[0], 18080)).expect("the pod answers");
 }
 
 /// CVE-2020-8558: `route_localnet` must not open what listens at 127.0.0.1 to

@@ -25,6 +25,7 @@ use crate::lock::{self, Held, Of, Patience};
 use crate::{ability, kernel};
 use cni::{Code, Error, Result};
 use linux::iptables::{self, Batch, Iptables, Program, Saved, Variant};
+use linux::link;
 use linux::nft::{Chain, Socket, Table, Transaction, Verdict};
 use linux::{ErrorKind, Family};
 use std::collections::BTreeSet;
@@ -303,6 +304,9 @@ impl Netfilter {
     /// Whether rules of the host that stand where ours would with iptables may
     /// except packets from ours.
     fn host_makes_exceptions(&self, socket: &Socket, table: &str, chains: &[&str]) -> Result<bool> {
+        if chains.contains(&"PREROUTING") && self.has_iptables() && has_local_services()? {
+            return Ok(true);
+        }
         for family in FAMILIES {
             let legacy = self.iptables.legacy_tables(family).iter().any(|name| name == table);
             let table = iptables::nft_table(family, table);
@@ -331,6 +335,14 @@ impl Netfilter {
     }
 }
 
+/// Whether the services' addresses are the host's own, on the link that kube-proxy has
+/// for them in IPVS mode. What is to them it excepts from rules about local addresses,
+/// by an `ACCEPT` at the end of its `KUBE-SERVICES` (CVE-2019-9946).
+fn has_local_services() -> Result<bool> {
+    let host = linux::Socket::route().map_err(kernel)?;
+    Ok(link::find(&host, "kube-ipvs0").map_err(kernel)?.is_some())
+}
+
 /// What the names of chains begin with that are not looked into: they are about
 /// services or single containers, there may be thousands of them, and an
 /// `ACCEPT` in them is about packets that are their program's own. kube-proxy;
@@ -338,14 +350,17 @@ impl Netfilter {
 const NOT_LOOKED_INTO: [&str; 3] = ["KUBE-", "CNI-", "NETAVARK-"];
 
 /// Whether packets may leave the base chains of iptables-nft before the rules at
-/// their end: by `ACCEPT`, in a chain they lead to as well; by `RETURN` or `-g`
-/// in themselves. Elsewhere those only go back.
+/// their end: by `ACCEPT` or a source address of the administrator's, in a chain they
+/// lead to as well; by `RETURN` or `-g` in themselves. Elsewhere those only go back.
 fn ends_early(socket: &Socket, table: &Table, bases: &[&str]) -> linux::Result<bool> {
     let is_foreign = |name: &str| NOT_LOOKED_INTO.iter().all(|start| !name.starts_with(start));
     let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut ahead: Vec<String> = bases.iter().map(|&name| name.to_owned()).collect();
     while let Some(name) = ahead.pop() {
         for rule in socket.rules(&Chain::regular(table, name.as_str()))? {
+            if iptables::rewrites_source(&rule) {
+                return Ok(true);
+            }
             match iptables::verdict_of(&rule) {
                 Some(Verdict::Accept) => return Ok(true),
                 Some(Verdict::Return | Verdict::Goto(_)) if bases.contains(&name.as_str()) => {

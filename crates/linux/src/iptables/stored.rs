@@ -36,6 +36,27 @@ pub fn verdict_of(rule: &Rule) -> Option<Verdict> {
     })
 }
 
+/// Whether a rule of iptables-nft gives packets another source address than their
+/// link's (`-j SNAT`, `-j NETMAP`), which nothing after it changes.
+#[must_use]
+pub fn rewrites_source(rule: &Rule) -> bool {
+    /// `NFT_NAT_SNAT`, in `NFTA_NAT_TYPE`.
+    const SNAT: u32 = 0;
+    rule.statements.iter().any(|statement| match statement {
+        Statement::Snat(..) => true,
+        Statement::Opaque(bytes) => expressions(bytes).any(|(name, data)| match name {
+            // NFTA_TARGET_NAME
+            "target" => {
+                let target = data.find(1).and_then(|attr| attr.str());
+                matches!(target, Some("SNAT" | "NETMAP"))
+            }
+            "nat" => data.find(1).and_then(|attr| attr.be32()) == Some(SNAT),
+            _ => false,
+        }),
+        _ => false,
+    })
+}
+
 /// The comment of a rule of iptables-nft (`-m comment --comment`).
 #[must_use]
 pub fn comment_of(rule: &Rule) -> Option<String> {

@@ -216,12 +216,22 @@ fn rules_are_understood_where_they_are_stored() {
         let verdicts: Vec<_> = rules.iter().map(verdict_of).collect();
         let wanted = [jump.clone(), Some(Verdict::Return), Some(Verdict::Accept), jump];
         assert_eq!(verdicts, wanted);
+        assert!(!rules.iter().any(rewrites_source));
         let address = |text: &str| text.parse::<IpAddr>().ok();
         let sources: Vec<_> = rules.iter().map(source_of).collect();
         assert_eq!(sources, [address("10.1.0.2"), None, address("10.3.0.3"), None]);
         let comments: Vec<_> = rules.iter().map(comment_of).collect();
         let ours = Some(r#"name: "a\b" id: 'c'"#.to_owned());
         assert_eq!(comments, [ours, None, Some("x".to_owned()), None]);
+
+        let mut others = Batch::new("nat");
+        others.new_chain("MAPPED");
+        others.append("MAPPED", Rule::new("-o up0 -j SNAT --to-source 192.0.2.7"));
+        others.append("MAPPED", Rule::new("-s 10.5.0.0/24 -j NETMAP --to 192.0.2.0/24"));
+        others.append("MAPPED", Rule::new("-o up0").jump("MASQUERADE"));
+        program.restore(&others).unwrap();
+        let rules = socket.rules(&crate::nft::Chain::regular(&table, "MAPPED")).unwrap();
+        assert_eq!(rules.iter().map(rewrites_source).collect::<Vec<_>>(), [true, true, false]);
 
         let mut removal = Transaction::new();
         let chains = ["OURS", "NONE"];
