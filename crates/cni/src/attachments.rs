@@ -2,14 +2,16 @@
 
 use crate::config::{self, ConfError};
 use crate::request::AttachmentId;
-use serde_json::{Value, json};
-use std::borrow::Cow;
+use serde_json::Value;
+use std::io::{self, Write};
+use std::iter::once;
+use std::sync::Arc;
 
 /// A set of attachments, as `cni.dev/valid-attachments` lists them.
 #[derive(Debug, Clone, Copy)]
 pub struct Attachments<'n>(&'n List);
 
-/// Attachments in little memory: their names, and 16 bytes for each.
+/// Attachments in little memory: their [`kept`] names, and 16 bytes for each.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct List {
     /// Container and interface.
@@ -24,36 +26,68 @@ struct Span {
     length: u32,
 }
 
+/// Before the digits of a kept name, and before any other.
+const DIGITS: u8 = 0;
+const TEXT: u8 = 1;
+
+/// A name as it is kept: runtimes make IDs of 64 hexadecimal digits, of which two
+/// make a byte.
+fn kept(name: &str) -> Vec<u8> {
+    let digit = |byte: &u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, rest) = name.as_bytes().as_chunks();
+    let digits = pairs.iter().map(|[high, low]| Some(digit(high)? << 4 | digit(low)?));
+    let of_digits: Option<Vec<u8>> = once(Some(DIGITS)).chain(digits).collect();
+    match of_digits {
+        Some(name) if rest.is_empty() => name,
+        _ => once(TEXT).chain(name.bytes()).collect(),
+    }
+}
+
+/// What was [`kept`].
+fn told(name: &[u8]) -> String {
+    match name.split_first() {
+        Some((&DIGITS, pairs)) => {
+            let digits = pairs.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+            digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+        }
+        Some((_, text)) => String::from_utf8_lossy(text).into_owned(),
+        None => String::new(),
+    }
+}
+
 impl Attachments<'_> {
     /// Is `attachment` one of them?
     pub fn contains(&self, attachment: &AttachmentId) -> bool {
-        let wanted = [attachment.container_id.as_bytes(), attachment.ifname.as_bytes()];
+        let wanted = [kept(&attachment.container_id), kept(&attachment.ifname)];
+        let wanted = wanted.each_ref().map(Vec::as_slice);
         self.0.entries.binary_search_by(|entry| self.0.names(entry).cmp(&wanted)).is_ok()
     }
 
     /// Does one of them belong to this container?
     pub fn has_container(&self, container_id: &str) -> bool {
-        let is = |entry: &[Span; 2]| self.0.names(entry)[0].cmp(container_id.as_bytes());
+        let wanted = kept(container_id);
+        let is = |entry: &[Span; 2]| self.0.names(entry)[0].cmp(&wanted);
         self.0.entries.binary_search_by(is).is_ok()
     }
 
-    /// All of them, by container and interface.
+    /// All of them, those of a container together.
     pub fn iter(&self) -> impl Iterator<Item = AttachmentId> {
-        self.0.entries.iter().map(|entry| {
-            let [container_id, ifname] =
-                self.0.names(entry).map(|name| String::from_utf8_lossy(name).into_owned());
-            AttachmentId { container_id, ifname }
-        })
-    }
-
-    /// As a configuration lists them.
-    pub fn to_json(&self) -> Value {
-        let one = |id: AttachmentId| json!({"containerID": id.container_id, "ifname": id.ifname});
-        self.iter().map(one).collect()
+        self.0.iter()
     }
 }
 
 impl List {
+    fn iter(&self) -> impl Iterator<Item = AttachmentId> {
+        self.entries.iter().map(|entry| {
+            let [container_id, ifname] = self.names(entry).map(told);
+            AttachmentId { container_id, ifname }
+        })
+    }
+
     fn names(&self, entry: &[Span; 2]) -> [&[u8]; 2] {
         entry.map(|Span { start, length }| &self.names[start as usize..][..length as usize])
     }
@@ -67,11 +101,12 @@ impl List {
 
     /// Where `name` stands: where `last` does, if it is the same.
     fn place(&mut self, name: &str, last: Span) -> Span {
-        if self.names(&[last, last])[0] == name.as_bytes() {
+        let name = kept(name);
+        if self.names(&[last, last])[0] == name {
             return last;
         }
         let start = self.names.len();
-        self.names.extend(name.as_bytes());
+        self.names.extend(&name);
         // A configuration has at most some MiB.
         Span { start: start as u32, length: name.len() as u32 }
     }
@@ -86,8 +121,8 @@ impl List {
 /// The list of attachments of a configuration. It can stand under two names.
 #[derive(Default, Clone)]
 pub(crate) struct Listed {
-    /// Under which name, and what is wrong with it.
-    counts: Option<(usize, Result<List, ConfError>)>,
+    /// Under which name, and what is wrong with it. Delegates of this process share it.
+    counts: Option<(usize, Result<Arc<List>, ConfError>)>,
     /// Where the last list of each name began in the text that it was taken out of.
     places: [Option<usize>; 2],
 }
@@ -105,7 +140,7 @@ impl Listed {
     pub(crate) fn begin(&mut self, name: usize, place: usize) {
         self.places[name] = Some(place);
         if self.counts.as_ref().is_none_or(|(counts, _)| *counts >= name) {
-            self.counts = Some((name, Ok(List::default())));
+            self.counts = Some((name, Ok(Arc::default())));
         }
     }
 
@@ -116,7 +151,7 @@ impl Listed {
             && let Ok(items) = list
         {
             match item {
-                Ok(attachment) => items.push(&attachment),
+                Ok(attachment) => Arc::make_mut(items).push(&attachment),
                 Err(e) => *list = Err(e),
             }
         }
@@ -128,7 +163,7 @@ impl Listed {
         let counts = self.counts.as_ref().map(|(counts, _)| *counts);
         match config::decode::<Option<Vec<AttachmentId>>>(value) {
             Ok(_) if counts.is_some_and(|counts| counts <= name) => {}
-            Ok(_) => self.counts = Some((name, Ok(List::default()))),
+            Ok(_) => self.counts = Some((name, Ok(Arc::default()))),
             Err(_) if counts.is_some_and(|counts| counts < name) => {}
             Err(e) => self.counts = Some((name, Err(e))),
         }
@@ -137,7 +172,7 @@ impl Listed {
     /// Nothing more comes.
     pub(crate) fn end(&mut self) {
         if let Some((_, Ok(list))) = &mut self.counts {
-            list.sort();
+            Arc::make_mut(list).sort();
         }
     }
 
@@ -150,25 +185,64 @@ impl Listed {
         }
     }
 
+    /// The same places with what stands in the list of `other`.
+    pub(crate) fn with_items_of(self, other: &Listed) -> Listed {
+        Listed { counts: other.counts.clone(), ..self }
+    }
+
     /// `text` with the list again under each name that it was taken out from.
-    pub(crate) fn put_back<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
-        let Ok(Some(attachments)) = self.read() else { return text.into() };
-        let (mut whole, mut from) = (Vec::new(), 0);
-        let mut places: Vec<usize> = self.places.into_iter().flatten().collect();
-        places.sort_unstable();
-        for place in places {
-            whole.extend(&text[from..place]);
+    pub(crate) fn put_back<'t>(&'t self, text: &'t [u8]) -> Whole<'t> {
+        Whole { listed: self, text }
+    }
+}
+
+/// A configuration as it came, list and all, to be written piece by piece: in
+/// memory it would be megabytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Whole<'t> {
+    listed: &'t Listed,
+    text: &'t [u8],
+}
+
+impl Whole<'_> {
+    /// Writes it.
+    pub(crate) fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        let (places, mut from) = (self.places(), 0);
+        for place in places.into_iter().flatten() {
+            to.write_all(&self.text[from..place])?;
             from = place;
-            for (at, id) in attachments.iter().enumerate() {
-                // As text at once: a tree of values would take ten times the memory.
+            for (at, id) in self.items().into_iter().flat_map(List::iter).enumerate() {
                 let [container_id, ifname] = [id.container_id, id.ifname].map(Value::from);
                 let comma = if at > 0 { "," } else { "" };
-                let item = format!(r#"{comma}{{"containerID":{container_id},"ifname":{ifname}}}"#);
-                whole.extend(item.as_bytes());
+                write!(to, r#"{comma}{{"containerID":{container_id},"ifname":{ifname}}}"#)?;
             }
         }
-        whole.extend(&text[from..]);
-        whole.into()
+        to.write_all(&self.text[from..])
+    }
+
+    /// It has at most so many bytes.
+    pub(crate) fn most(&self) -> usize {
+        /// `,{"containerID":"","ifname":""}`
+        const FRAME: usize = 31;
+        /// Of a byte that is escaped, `\u0000`.
+        const ESCAPED: usize = 6;
+        let of_items = |list: &List| {
+            let names = list.entries.iter().flatten().map(|name| name.length as usize);
+            list.entries.len() * FRAME + names.sum::<usize>() * ESCAPED
+        };
+        let lists = self.places().iter().flatten().count();
+        self.text.len() + self.items().map_or(0, of_items) * lists
+    }
+
+    fn items(&self) -> Option<&List> {
+        self.listed.read().ok().flatten().map(|attachments| attachments.0)
+    }
+
+    /// Where the lists stand, in the order of the text.
+    fn places(&self) -> [Option<usize>; 2] {
+        let mut places = self.listed.places;
+        places.sort_unstable();
+        places
     }
 }
 
@@ -177,6 +251,7 @@ mod tests {
     use super::*;
     use crate::Network;
     use proptest::prelude::*;
+    use serde_json::json;
     use std::collections::BTreeSet;
 
     fn id(container_id: &str, ifname: &str) -> AttachmentId {
@@ -199,7 +274,8 @@ mod tests {
         assert!(set.contains(&id("ab", "é")) && set.contains(&id("", "")));
         assert!(!set.contains(&id("a", "bc")) && !set.contains(&id("abc", "")));
         assert!(set.has_container("a") && !set.has_container("abc"));
-        assert_eq!(set.to_json()[1], json!({"containerID": "a", "ifname": "eth1"}));
+        assert_eq!(set.iter().filter(|one| *one == id("ab", "é")).count(), 1);
+        assert_eq!(set.iter().count(), 5);
     }
 
     #[test]
@@ -212,10 +288,21 @@ mod tests {
         assert_eq!(set.iter().collect::<Vec<_>>(), [id("c", "eth0")]);
     }
 
+    #[test]
+    fn ids_of_digits_take_half() {
+        for (name, bytes) in [("0123456789abcdef", 9), ("0123456789abcde", 16), ("AB", 3), ("", 1)]
+        {
+            assert_eq!((kept(name).len(), told(&kept(name))), (bytes, name.to_owned()));
+        }
+    }
+
     proptest! {
         #[test]
         fn what_was_listed_is_in_the_set(
-            names in prop::collection::vec(("[a-c\"\\\\é]{0,3}", "[a-c\n]{0,2}"), 0..20),
+            names in prop::collection::vec(
+                ("[a-c\"\\\\é]{0,3}|[0-9a-f]{0,4}", "[a-c\n]{0,2}"),
+                0..20,
+            ),
             gap in 0..6000usize,
         ) {
             let listed: Vec<_> = names
@@ -233,7 +320,7 @@ mod tests {
             for id in &wanted {
                 prop_assert!(set.contains(id) && set.has_container(&id.container_id));
             }
-            prop_assert!(!set.contains(&id("d", "")) && !set.has_container("d"));
+            prop_assert!(!set.contains(&id("x", "")) && !set.has_container("x"));
         }
     }
 }

@@ -6,6 +6,7 @@
 //! process: the same code, without the exec. Any other file is executed with
 //! the same environment and the same configuration on stdin.
 
+use crate::attachments::Whole;
 use crate::dispatch::Verb;
 use crate::error::cut;
 use crate::log;
@@ -15,11 +16,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::cell::Cell;
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -221,7 +222,7 @@ impl<'a> Delegate<'a> {
             }
         })?;
         self.ran.set(true);
-        finish(file, child, &self.network.whole())
+        finish(file, child, Stdin::Pieces(self.network.whole()))
     }
 }
 
@@ -233,7 +234,37 @@ impl<'a> Delegate<'a> {
 /// The plugin's own error, code 11 when its file was being written all the time,
 /// or code 999 when it could not be run or did not answer as a plugin does.
 pub fn execute(file: &Path, stdin: &[u8], prepare: &dyn Fn(&mut Command)) -> Result<Vec<u8>> {
-    finish(file, start(file, prepare)?, stdin)
+    finish(file, start(file, prepare)?, Stdin::Text(stdin))
+}
+
+/// What a plugin reads.
+#[derive(Clone, Copy)]
+enum Stdin<'a> {
+    Text(&'a [u8]),
+    Pieces(Whole<'a>),
+}
+
+impl Stdin<'_> {
+    /// It has at most so many bytes.
+    fn most(&self) -> usize {
+        match self {
+            Stdin::Text(text) => text.len(),
+            Stdin::Pieces(whole) => whole.most(),
+        }
+    }
+
+    fn write(&self, pipe: ChildStdin) -> io::Result<()> {
+        let mut pipe = BufWriter::with_capacity(PIECE, pipe);
+        let written = match self {
+            Stdin::Text(text) => pipe.write_all(text),
+            Stdin::Pieces(whole) => whole.write(&mut pipe),
+        };
+        match written.and_then(|()| pipe.flush()) {
+            // It may answer without reading its configuration.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            outcome => outcome,
+        }
+    }
 }
 
 fn start(file: &Path, prepare: &dyn Fn(&mut Command)) -> Result<Child> {
@@ -252,7 +283,7 @@ fn start(file: &Path, prepare: &dyn Fn(&mut Command)) -> Result<Child> {
     })
 }
 
-fn finish(file: &Path, child: Child, stdin: &[u8]) -> Result<Vec<u8>> {
+fn finish(file: &Path, child: Child, stdin: Stdin<'_>) -> Result<Vec<u8>> {
     let fail = |what: String| Error::internal(format!("run plugin {}: {what}", file.display()));
     let (output, total) = talk(child, stdin).map_err(|e| fail(e.to_string()))?;
     if output.status.success() {
@@ -340,27 +371,27 @@ fn is_this_executable(file: &Path) -> bool {
 /// before anything is read.
 const PIPE_CAPACITY: usize = 64 * 1024;
 
+/// What is written of it at once, in bytes.
+const PIECE: usize = 8 << 10;
+
 /// Feeds `stdin` to the child, passes on what it says on stderr, and collects
 /// what it answers; of stderr the beginning, and how many bytes it was.
-fn talk(mut child: Child, stdin: &[u8]) -> io::Result<(Output, usize)> {
-    let mut pipe = child.stdin.take().expect("stdin is piped");
-    let mut write = move || match pipe.write_all(stdin) {
-        // It may answer without reading its configuration.
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome,
-    };
+fn talk(mut child: Child, stdin: Stdin<'_>) -> io::Result<(Output, usize)> {
+    let pipe = child.stdin.take().expect("stdin is piped");
     let stderr = child.stderr.take().expect("stderr is piped");
     let words = thread::Builder::new()
         .stack_size(STACK)
         .spawn(move || pass_on(stderr))
         .inspect_err(|_| _ = child.kill())?;
-    let stdout = if stdin.len() < PIPE_CAPACITY {
-        write()?;
-        drop(write);
+    let stdout = if stdin.most() < PIPE_CAPACITY {
+        stdin.write(pipe)?;
         answer(&mut child)?
     } else {
         thread::scope(|scope| {
-            let writer = scope.spawn(write);
+            let writer = thread::Builder::new()
+                .stack_size(STACK)
+                .spawn_scoped(scope, move || stdin.write(pipe))
+                .inspect_err(|_| _ = child.kill())?;
             let stdout = answer(&mut child);
             writer.join().expect("the writer does not panic")?;
             stdout
@@ -370,7 +401,7 @@ fn talk(mut child: Child, stdin: &[u8]) -> io::Result<(Output, usize)> {
     Ok((Output { status: child.wait()?, stdout, stderr }, total))
 }
 
-/// For a thread that reads and writes, with a buffer of [`QUOTE_LIMIT`].
+/// For a thread that reads, with a buffer of [`QUOTE_LIMIT`], or writes.
 const STACK: usize = 128 << 10;
 
 /// Whatever the outcome: a plugin's words are often the only explanation. The

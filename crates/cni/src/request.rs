@@ -1,7 +1,7 @@
 //! What the runtime asks for. Identifiers are checked at birth, so no code
 //! behind the door needs to doubt them.
 
-use crate::attachments::{Attachments, Listed};
+use crate::attachments::{Attachments, Listed, Whole};
 use crate::config::{self, ConfError};
 use crate::intake::{Intake, Taken};
 use crate::log::Log;
@@ -10,7 +10,6 @@ use crate::{Code, Error, Plugin, Result, Success};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read};
@@ -193,6 +192,16 @@ impl Network {
         Network::new(raw, self.path.clone(), self.registry).map(|new| new.logged(self.log))
     }
 
+    /// [`Network::with_config`] for a delegate's GC: the lists of attachments in
+    /// `raw`, which are empty, have what those of this request have.
+    ///
+    /// # Errors
+    /// As [`Network::new`].
+    pub fn with_config_of_gc(&self, raw: Vec<u8>) -> Result<Network> {
+        let new = self.with_config(raw)?;
+        Ok(Network { listed: new.listed.with_items_of(&self.listed), ..new })
+    }
+
     /// The name of the network.
     pub fn name(&self) -> &NetworkName {
         &self.name
@@ -215,7 +224,7 @@ impl Network {
     }
 
     /// The configuration as it came: what delegates get.
-    pub(crate) fn whole(&self) -> Cow<'_, [u8]> {
+    pub(crate) fn whole(&self) -> Whole<'_> {
         self.listed.put_back(&self.text)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::conf::Conf;
 use crate::subnet::Lease;
-use cni::{Attachments, Error, Network, Result, Route, Success, config as decode};
+use cni::{Error, Network, Result, Route, Success, config as decode};
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -53,10 +53,11 @@ impl Config {
         self
     }
 
-    /// With the attachments that must stay, under the names of old and new.
-    pub(crate) fn with_valid_attachments(mut self, valid: &Attachments) -> Config {
+    /// With empty lists of the attachments that must stay, under the names of old
+    /// and new.
+    pub(crate) fn for_gc(mut self) -> Config {
         for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
-            self.0.insert(key.to_owned(), valid.to_json());
+            self.0.insert(key.to_owned(), json!([]));
         }
         self
     }

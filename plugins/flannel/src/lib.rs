@@ -111,9 +111,8 @@ impl Plugin for Flannel {
         let Some(valid) = network.valid_attachments()? else { return Ok(()) };
         let conf = Conf::of(network)?;
         let lease = Lease::load(&conf.subnet_file).ok();
-        let config =
-            delegate::config(network, &conf, lease.as_ref(), None)?.with_valid_attachments(&valid);
-        let delegated = network.with_config(config.bytes())?;
+        let config = delegate::config(network, &conf, lease.as_ref(), None)?.for_gc();
+        let delegated = network.with_config_of_gc(config.bytes())?;
         Delegate::find(&delegated, config.kind())?.gc()?;
         States::open(&conf.data_dir)?.map_or(Ok(()), |states| states.sweep(network.name(), &valid))
     }
