@@ -284,14 +284,27 @@ impl Socket {
     /// attempts.
     pub fn dump<T>(
         &self,
-        mut message: Message,
+        message: Message,
         mut parse: impl FnMut(Reply<'_>) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        self.dump_many(message, |reply, items| items.extend(parse(reply)))
+    }
+
+    /// The same for replies of several objects: `parse` adds theirs to the list.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Socket::dump`].
+    pub fn dump_many<T>(
+        &self,
+        mut message: Message,
+        mut parse: impl FnMut(Reply<'_>, &mut Vec<T>),
     ) -> Result<Vec<T>> {
         message.add_flags(NLM_F_DUMP);
         let mut items = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
             items.clear();
-            if self.dump_once(&mut message, &mut |reply| items.extend(parse(reply)))? {
+            if self.dump_once(&mut message, &mut |reply| parse(reply, &mut items))? {
                 return Ok(items);
             }
         }

@@ -85,7 +85,7 @@ pub fn read_body(body: &[u8]) -> usize {
         read += 1;
     }
     for set in sets() {
-        for element in assemble(&set, elements(&set, body)) {
+        for element in assemble(&set, elements(&set, body).collect()) {
             read += usize::from(!element.to_string().is_empty());
         }
     }

@@ -287,13 +287,14 @@ fn release(belongs: &dyn Fn(&str) -> bool, hints: Option<&Hints>) -> Result<()> 
     let netfilter = Netfilter::open()?;
     let mut errors = Vec::new();
     let mut parted = Parted::default();
+    let unrecorded: Vec<IpAddr> = hints.map(|hints| hints.addresses.clone()).unwrap_or_default();
     let removed = netfilter.remove(|socket, out| {
-        parted = nftables::plan(socket, belongs, out)?;
+        let leaving = nftables::Leaving { belongs, asked: &unrecorded };
+        parted = nftables::plan(socket, &leaving, out)?;
         Ok(())
     });
     errors.extend(removed.err());
-    let Parted { going: mut gone, staying: others } = parted;
-    let unrecorded: Vec<IpAddr> = hints.map(|hints| hints.addresses.clone()).unwrap_or_default();
+    let Parted { going: mut gone, others } = parted;
     let leaving = iptables::Leaving {
         belongs,
         addresses: &unrecorded,
@@ -312,7 +313,7 @@ fn release(belongs: &dyn Fn(&str) -> bool, hints: Option<&Hints>) -> Result<()> 
         && hints.firewalld
     {
         // An address that another attachment has by now stays.
-        let free = |address: &&IpAddr| others.iter().all(|other| other.address != **address);
+        let free = |address: &&IpAddr| !others.contains(*address);
         let addresses = unrecorded.iter().filter(free);
         zones.extend(addresses.map(|address| (hints.zone.clone(), *address)));
     }

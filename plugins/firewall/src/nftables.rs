@@ -69,7 +69,8 @@ use std::net::IpAddr;
 use crate::conf::{Isolation, Plan, Policy};
 pub(crate) use layout::{Container, is_own_chain};
 use layout::{Egress, Layout, owner_of};
-pub(crate) use release::{Parted, plan};
+use release::Bridges;
+pub(crate) use release::{Leaving, Parted, plan};
 
 /// Whose rules they are.
 #[derive(Clone, Copy)]
@@ -218,7 +219,8 @@ impl Adding<'_, '_> {
         }
         if changed {
             let stays = plan.isolation.as_ref();
-            release::plan_isolation(self.socket, self.layout, &plan.addresses, stays, self.out)?;
+            let bridges = Bridges::without(&plan.addresses, self.socket, self.layout)?;
+            release::plan_isolation(self.socket, self.layout, &bridges, stays, self.out)?;
         }
         Ok(())
     }
@@ -284,11 +286,11 @@ impl Adding<'_, '_> {
             return Ok(lost);
         }
         let plan = self.claimant.plan;
-        for container in release::containers(self.socket, self.layout)? {
-            if !plan.addresses.contains(&container.address) {
-                lost.retain(|owner| *owner != container.owner);
-            }
-        }
+        let still = release::containers(self.socket, self.layout, |container| {
+            let is_lost = lost.contains(&container.owner);
+            (is_lost && !plan.addresses.contains(&container.address)).then_some(container.owner)
+        })?;
+        lost.retain(|owner| !still.contains(owner));
         if !lost.is_empty() {
             let linked = owners_of_links()?;
             lost.retain(|owner| !linked.contains(owner));

@@ -20,7 +20,7 @@ use super::transaction::{Object, Operation, Verb};
 use super::unnamed;
 use super::value::{Cause, bounds, check_name, encode, words};
 
-pub(crate) use self::read::{assemble, chain, elements, rule, rule_comment, set, table};
+pub(crate) use self::read::{assemble, chain, elements, rule, rule_comment, set, single, table};
 
 /// `NFNL_SUBSYS_NFTABLES`, include/uapi/linux/netfilter/nfnetlink.h.
 pub(crate) const SUBSYSTEM: u16 = 10;

@@ -3,6 +3,7 @@
 
 use linux::nft::{Chain, Data, Element, Rule, Set, Socket, Statement, Transaction, Verdict};
 use linux::{Family, Result};
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 
 use super::layout::{Container, EGRESS, Layout, is_own_chain, owner_of};
@@ -13,86 +14,151 @@ use crate::conf::{Isolation, Policy, unique};
 #[derive(Default)]
 pub(crate) struct Parted {
     pub(crate) going: Vec<Container>,
-    pub(crate) staying: Vec<Container>,
+    /// Of the addresses that were asked for, those that others have.
+    pub(crate) others: Vec<IpAddr>,
+}
+
+/// Whose things go.
+pub(crate) struct Leaving<'a> {
+    /// By the key of the owner.
+    pub(crate) belongs: &'a dyn Fn(&str) -> bool,
+    /// Addresses that somebody else may have by now.
+    pub(crate) asked: &'a [IpAddr],
+}
+
+/// The bridges that are kept apart. Of thousands of containers that is little.
+#[derive(Default)]
+pub(super) struct Bridges {
+    /// Somebody's, whether he goes or stays.
+    known: Vec<String>,
+    /// What those need that stay.
+    needed: Vec<Isolation>,
+}
+
+impl Bridges {
+    fn note(&mut self, container: &Container, stays: bool) {
+        let Some(isolation) = &container.isolation else { return };
+        if !self.known.contains(&isolation.bridge) {
+            self.known.push(isolation.bridge.clone());
+        }
+        if stays && !self.needed.contains(isolation) {
+            self.needed.push(isolation.clone());
+        }
+    }
+
+    /// With these addresses gone.
+    pub(super) fn without(leaving: &[IpAddr], socket: &Socket, layout: &Layout) -> Result<Bridges> {
+        let mut bridges = RefCell::new(Bridges::default());
+        containers(socket, layout, |container| {
+            let stays = !leaving.contains(&container.address);
+            bridges.borrow_mut().note(&container, stays);
+            None::<()>
+        })?;
+        Ok(std::mem::take(bridges.get_mut()))
+    }
+
+    /// Is the bridge of nobody who stays?
+    fn are_rid_of(&self, bridge: &str, isolated: bool) -> bool {
+        let needs = |needed: &Isolation| {
+            needed.bridge == bridge && (!isolated || needed.policy == Policy::Isolated)
+        };
+        // Only those that were somebody's: others may be a person's.
+        self.known.iter().any(|known| known == bridge) && !self.needed.iter().any(needs)
+    }
 }
 
 /// Plans the removal of everything whose owner is meant; answers with the
-/// addresses that go and those that stay. Reads one message where there is no such
-/// table.
+/// addresses that go. Reads one message where there is no such table.
 ///
 /// # Errors
 /// The kernel's.
-pub(crate) fn plan(
-    socket: &Socket,
-    belongs: &dyn Fn(&str) -> bool,
-    out: &mut Transaction,
-) -> Result<Parted> {
+pub(crate) fn plan(socket: &Socket, leaving: &Leaving, out: &mut Transaction) -> Result<Parted> {
     let layout = Layout::new();
     if socket.table(layout.table.family, &layout.table.name)?.is_none() {
         return Ok(Parted::default());
     }
-    let (going, staying): (Vec<Container>, Vec<Container>) =
-        containers(socket, &layout)?.into_iter().partition(|container| belongs(&container.owner));
-    let (macs, other_macs): (Vec<Element>, Vec<Element>) = all(socket, &layout.egress_mac)?
-        .into_iter()
-        .partition(|e| owner_of(e).is_some_and(belongs));
-    if going.is_empty() && macs.is_empty() {
-        return Ok(Parted { going, staying });
+    let belongs = leaving.belongs;
+    let (bridges, others) = (RefCell::new(Bridges::default()), RefCell::new(Vec::new()));
+    let serves_others = Cell::new(false);
+    let going = containers(socket, &layout, |container| {
+        let goes = belongs(&container.owner);
+        bridges.borrow_mut().note(&container, !goes);
+        if !goes {
+            serves_others.set(true);
+            let address = leaving.asked.iter().find(|asked| **asked == container.address);
+            others.borrow_mut().extend(address);
+        }
+        goes.then_some(container)
+    })?;
+    let (bridges, others) = (bridges.into_inner(), others.into_inner());
+    let mut egress = Egress::default();
+    egress.part(socket, &layout.egress_mac, |element| {
+        let owner = owner_of(element);
+        let goes = owner.is_some_and(belongs);
+        serves_others.set(serves_others.get() || owner.is_some() && !goes);
+        goes
+    })?;
+    if going.is_empty() && egress.going.iter().all(|(_, macs)| macs.is_empty()) {
+        return Ok(Parted { going, others });
     }
-    let serves_others = !staying.is_empty() || other_macs.iter().any(|e| owner_of(e).is_some());
-    if !serves_others && is_all(socket, &layout)? {
+    if !serves_others.get() && is_all(socket, &layout)? {
         out.delete(&layout.table);
-        return Ok(Parted { going, staying });
+        return Ok(Parted { going, others });
     }
-    let addresses: Vec<IpAddr> = going.iter().map(|container| container.address).collect();
+    let mut addresses: Vec<IpAddr> = going.iter().map(|container| container.address).collect();
+    addresses.sort_unstable();
     for family in [Family::V4, Family::V6] {
         let of_family = |address: &&IpAddr| Family::of(**address) == family;
         let keys: Vec<Element> =
             addresses.iter().filter(of_family).map(|address| Element::new(*address)).collect();
         take(out, layout.containers(family), keys);
+        egress.part(socket, layout.egress(family), |element| {
+            address_of(element).is_some_and(|address| addresses.binary_search(&address).is_ok())
+        })?;
     }
-    plan_isolation(socket, &layout, &addresses, None, out)?;
-    plan_egress(socket, &layout, &addresses, (macs, other_macs), out)?;
-    Ok(Parted { going, staying })
+    plan_isolation(socket, &layout, &bridges, None, out)?;
+    egress.plan(&layout, out);
+    Ok(Parted { going, others })
 }
 
-/// The addresses that are let through and whose they are.
-pub(super) fn containers(socket: &Socket, layout: &Layout) -> Result<Vec<Container>> {
-    let mut containers = Vec::new();
-    for family in [Family::V4, Family::V6] {
-        let elements = all(socket, layout.containers(family))?;
-        containers.extend(elements.iter().filter_map(Container::read));
-    }
-    Ok(containers)
+/// What `read` makes of the addresses that are let through, and whose they are.
+pub(super) fn containers<T>(
+    socket: &Socket,
+    layout: &Layout,
+    read: impl Fn(Container) -> Option<T>,
+) -> Result<Vec<T>> {
+    let of_family = |family| {
+        read_all(socket, layout.containers(family), |element| read(Container::read(&element)?))
+    };
+    let mut all = of_family(Family::V4)?;
+    all.extend(of_family(Family::V6)?);
+    Ok(all)
 }
 
 /// The elements of a set; none where it, or its table, is not there.
 pub(super) fn all(socket: &Socket, set: &Set) -> Result<Vec<Element>> {
-    match socket.elements(set) {
+    read_all(socket, set, Some)
+}
+
+/// What `read` makes of them.
+fn read_all<T>(socket: &Socket, set: &Set, read: impl Fn(Element) -> Option<T>) -> Result<Vec<T>> {
+    match socket.elements_as(set, read) {
         Err(e) if e.is_not_found() => Ok(Vec::new()),
         other => other,
     }
 }
 
-/// The rules of bridges that nobody needs when these addresses are gone, but for
-/// what `stays` needs.
+/// The rules of bridges that nobody needs, but for what `stays` needs.
 pub(super) fn plan_isolation(
     socket: &Socket,
     layout: &Layout,
-    leaving: &[IpAddr],
+    bridges: &Bridges,
     stays: Option<&Isolation>,
     out: &mut Transaction,
 ) -> Result<()> {
-    let all_containers = containers(socket, layout)?;
-    let needed: Vec<&Isolation> = all_containers
-        .iter()
-        .filter(|container| !leaving.contains(&container.address))
-        .filter_map(|container| container.isolation.as_ref())
-        .chain(stays)
-        .collect();
-    let has = |bridge: &str, isolated: bool| {
-        needed.iter().any(|needed| {
-            needed.bridge == bridge && (!isolated || needed.policy == Policy::Isolated)
+    let stay = |bridge: &str, isolated: bool| {
+        stays.is_some_and(|stays| {
+            stays.bridge == bridge && (!isolated || stays.policy == Policy::Isolated)
         })
     };
     for (set, isolated) in
@@ -100,11 +166,7 @@ pub(super) fn plan_isolation(
     {
         let unneeded = all(socket, set)?.into_iter().filter(|element| {
             bridge_of(element).is_some_and(|bridge| {
-                // Only those that were somebody's: others may be a person's.
-                all_containers
-                    .iter()
-                    .any(|c| c.isolation.as_ref().is_some_and(|i| i.bridge == bridge))
-                    && !has(&bridge, isolated)
+                bridges.are_rid_of(&bridge, isolated) && !stay(&bridge, isolated)
             })
         });
         take(out, set, unneeded.collect());
@@ -119,31 +181,55 @@ fn bridge_of(element: &Element) -> Option<String> {
     }
 }
 
-/// Limits of the addresses and hardware addresses, those that go and those that
-/// stay, and chains that no other is sent to.
-fn plan_egress(
-    socket: &Socket,
-    layout: &Layout,
-    leaving: &[IpAddr],
-    macs: (Vec<Element>, Vec<Element>),
-    out: &mut Transaction,
-) -> Result<()> {
-    let mut maps = vec![(&layout.egress_mac, macs)];
-    for family in [Family::V4, Family::V6] {
-        let map = layout.egress(family);
-        let leaves = |element: &Element| {
-            leaving.iter().any(|address| Element::new(*address).key == element.key)
-        };
-        maps.push((map, all(socket, map)?.into_iter().partition(leaves)));
+fn address_of(element: &Element) -> Option<IpAddr> {
+    match element.key.as_slice() {
+        [linux::nft::Value::Net(address)] => Some(address.ip()),
+        _ => None,
     }
-    let (mut freed, mut used) = (Vec::new(), Vec::new());
-    for (map, (going, staying)) in maps {
-        freed.extend(going.iter().filter_map(chain_of));
-        used.extend(staying.iter().filter_map(chain_of));
-        take(out, map, going);
+}
+
+/// Limits of addresses and hardware addresses.
+#[derive(Default)]
+struct Egress<'a> {
+    /// Those that go, of each map.
+    going: Vec<(&'a Set, Vec<Element>)>,
+    /// The chains that those are sent to who stay.
+    used: Vec<String>,
+}
+
+impl<'a> Egress<'a> {
+    /// Reads a map.
+    fn part(
+        &mut self,
+        socket: &Socket,
+        map: &'a Set,
+        goes: impl Fn(&Element) -> bool,
+    ) -> Result<()> {
+        let used = RefCell::new(std::mem::take(&mut self.used));
+        let going = read_all(socket, map, |element| {
+            let goes = goes(&element);
+            if let Some(chain) = chain_of(&element).filter(|_| !goes) {
+                let mut used = used.borrow_mut();
+                if !used.contains(&chain) {
+                    used.push(chain);
+                }
+            }
+            goes.then_some(element)
+        })?;
+        self.used = used.into_inner();
+        self.going.push((map, going));
+        Ok(())
     }
-    free(layout, freed, &used, out);
-    Ok(())
+
+    /// Removes those that go, and the chains that nobody is sent to any more.
+    fn plan(self, layout: &Layout, out: &mut Transaction) {
+        let mut freed = Vec::new();
+        for (map, going) in self.going {
+            freed.extend(going.iter().filter_map(chain_of));
+            take(out, map, going);
+        }
+        free(layout, freed, &self.used, out);
+    }
 }
 
 /// The chains that nobody is sent to when these elements go or are others, but for

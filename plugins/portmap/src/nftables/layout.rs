@@ -3,7 +3,8 @@
 use attach::chained::{self, Owner};
 use linux::nft::{
     AddrType, COMMENT_MAX, Chain, ChainType, Data, Element, Family as NftFamily, Field, Hook,
-    MarkChange, Op, Operand, Rule, Set, Socket, Statement, Table, Transaction, Type, Value,
+    MarkChange, Op, Operand, Protocol, Rule, Set, Socket, Statement, Table, Transaction, Type,
+    Value,
 };
 use linux::{Family, IpNetwork, Result};
 use std::net::{IpAddr, Ipv4Addr};
@@ -306,6 +307,14 @@ impl Layout {
 /// Protocol and port, as a key.
 pub(super) fn port_key(host: &HostPort) -> Element {
     Element::new(host.protocol).and(host.port)
+}
+
+/// What [`port_key`] wrote.
+pub(super) fn port_of(element: &Element) -> Option<(Protocol, u16)> {
+    match element.key.as_slice() {
+        [Value::Protocol(protocol), Value::Port(port)] => Some((*protocol, *port)),
+        _ => None,
+    }
 }
 
 /// The key of a host port in its own set.

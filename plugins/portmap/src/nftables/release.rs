@@ -4,11 +4,13 @@
 use attach::chained;
 use linux::nft::{Chain, Element, Elements, Rule, Set, Socket, Transaction, Verb};
 use linux::{Family, IpNetwork, Result};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::layout::{
     Claim, Container, Layout, UPSTREAM_CHAINS, destination_address, destination_port, key,
-    masquerade_pairs, port_key,
+    masquerade_pairs, port_of,
 };
 use crate::conf::HostPort;
 use crate::flows::Flow;
@@ -48,10 +50,16 @@ fn plan_family(
     if let Some(container_id) = leaving.container_id {
         plan_upstream(socket, layout, container_id, leaving.hosts, out, flows)?;
     }
-    let containers: Vec<Container> =
-        all(socket, &layout.containers)?.iter().filter_map(Container::read).collect();
-    let (going, staying): (Vec<Container>, Vec<Container>) =
-        containers.into_iter().partition(|container| (leaving.belongs)(&container.owner));
+    let staying = RefCell::new(Vec::new());
+    let going = read_all(socket, &layout.containers, |element| {
+        let container = Container::read(&element)?;
+        let goes = (leaving.belongs)(&container.owner);
+        if !goes {
+            staying.borrow_mut().push(container.address);
+        }
+        goes.then_some(container)
+    })?;
+    let staying = staying.into_inner();
     let claims = claims_of(socket, layout, leaving, &going)?;
     if going.is_empty() && claims.is_empty() {
         return Ok(());
@@ -78,26 +86,38 @@ fn plan_family(
 
 /// Where ports led that lead nowhere now. Of a claim, too: the container may have
 /// been taken out of the books.
-fn addresses_of(going: &[Container], claims: &[Claim], staying: &[Container]) -> Vec<IpAddr> {
+fn addresses_of(going: &[Container], claims: &[Claim], staying: &[IpAddr]) -> Vec<IpAddr> {
     let of_claims = claims.iter().map(|claim| claim.target);
     let mut addresses: Vec<IpAddr> =
         going.iter().map(|container| container.address).chain(of_claims).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    addresses.retain(|address| staying.iter().all(|container| container.address != *address));
+    for address in staying {
+        if let Ok(at) = addresses.binary_search(address) {
+            addresses.remove(at);
+        }
+    }
     addresses
 }
 
 /// Whether a port leads anywhere but for these, whosever it is.
 fn others_claim(socket: &Socket, layout: &Layout, claims: &[Claim]) -> Result<bool> {
-    let is_another =
-        |element: &Element| Claim::read(element).is_none_or(|claim| !claims.contains(&claim));
+    let hosts = hosts_of(claims);
+    let is_another = |element: Element| {
+        let host = Claim::read(&element).map(|claim| claim.mapping.host);
+        host.is_none_or(|host| !hosts.contains(&host)).then_some(())
+    };
     for set in [&layout.any_address, &layout.one_address] {
-        if !all_where(socket, set, is_another)?.is_empty() {
+        if !read_all(socket, set, is_another)?.is_empty() {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Their ports, each of which is claimed once.
+fn hosts_of(claims: &[Claim]) -> BTreeSet<HostPort> {
+    claims.iter().map(|claim| claim.mapping.host).collect()
 }
 
 /// The claims of those that go: looked up where they are known, and listed if
@@ -142,27 +162,19 @@ pub(super) fn claims(
     belongs: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<Claim>> {
     let mut claims = Vec::new();
-    let is_own = |element: &Element| {
-        element.comment.as_deref().and_then(chained::key_of).is_some_and(belongs)
+    let own = |element: Element| {
+        let owner = element.comment.as_deref().and_then(chained::key_of);
+        owner.is_some_and(belongs).then(|| Claim::read(&element)).flatten()
     };
     for set in [&layout.any_address, &layout.one_address] {
-        claims.extend(all_where(socket, set, is_own)?.iter().filter_map(Claim::read));
+        claims.extend(read_all(socket, set, own)?);
     }
     Ok(claims)
 }
 
-/// The elements of a set; none where somebody removed it.
-fn all(socket: &Socket, set: &Set) -> Result<Vec<Element>> {
-    all_where(socket, set, |_| true)
-}
-
-/// Those that are wanted.
-fn all_where(
-    socket: &Socket,
-    set: &Set,
-    wanted: impl Fn(&Element) -> bool,
-) -> Result<Vec<Element>> {
-    match socket.elements_where(set, wanted) {
+/// What `read` makes of the elements of a set; none where somebody removed it.
+fn read_all<T>(socket: &Socket, set: &Set, read: impl Fn(Element) -> Option<T>) -> Result<Vec<T>> {
+    match socket.elements_as(set, read) {
         Err(e) if e.is_not_found() => Ok(Vec::new()),
         other => other,
     }
@@ -194,13 +206,18 @@ pub(super) fn plan_ports(
     if going.iter().all(|claim| claim.mapping.host.address.is_none()) {
         return Ok(());
     }
-    let there: Vec<Claim> =
-        all(socket, &layout.one_address)?.iter().filter_map(Claim::read).collect();
-    let port = |claim: &Claim| port_key(&claim.mapping.host);
-    let kept: Vec<Element> =
-        there.iter().filter(|claim| !going.contains(claim)).chain(coming).map(port).collect();
-    let unused = all(socket, &layout.one_address_ports)?;
-    let unused = unused.into_iter().filter(|element| !kept.contains(element)).collect();
+    let port = |host: HostPort| (host.protocol, host.port);
+    let hosts = hosts_of(going);
+    let mut kept = read_all(socket, &layout.one_address, |element| {
+        let host = Claim::read(&element)?.mapping.host;
+        (!hosts.contains(&host)).then_some(port(host))
+    })?;
+    kept.extend(coming.iter().map(|claim| port(claim.mapping.host)));
+    kept.sort_unstable();
+    let unused = read_all(socket, &layout.one_address_ports, |element| {
+        let is_kept = port_of(&element).is_some_and(|port| kept.binary_search(&port).is_ok());
+        (!is_kept).then_some(element)
+    })?;
     delete(out, &layout.one_address_ports, unused);
     Ok(())
 }
@@ -212,11 +229,9 @@ pub(super) fn plan_conditional(
     belongs: &dyn Fn(&str) -> bool,
     out: &mut Transaction,
 ) -> Result<()> {
-    for rule in socket.rules(&layout.conditional)? {
-        let comment = rule.comment.as_deref().unwrap_or_default();
-        if let Some(handle) = rule.handle
-            && chained::key_of(comment).is_some_and(belongs)
-        {
+    let is_own = |comment: &str| chained::key_of(comment).is_some_and(belongs);
+    for rule in socket.rules_commented(&layout.conditional, is_own)? {
+        if let Some(handle) = rule.handle {
             out.delete(Rule::at(&layout.conditional, handle));
         }
     }
@@ -229,7 +244,7 @@ fn plan_containers(
     socket: &Socket,
     layout: &Layout,
     going: &[IpAddr],
-    staying: &[Container],
+    staying: &[IpAddr],
     out: &mut Transaction,
 ) -> Result<()> {
     let addresses: Vec<Element> = going.iter().copied().map(Element::new).collect();
@@ -246,7 +261,7 @@ fn plan_containers(
         let Some(handle) = rule.handle else { continue };
         let subnet = subnet_of(&rule);
         let has = |address: IpAddr| subnet.is_some_and(|subnet| subnet.contains(address));
-        if going.iter().copied().any(has) && !staying.iter().any(|c| has(c.address)) {
+        if going.iter().copied().any(has) && !staying.iter().copied().any(has) {
             out.delete(Rule::at(&layout.neighbours, handle));
         }
     }

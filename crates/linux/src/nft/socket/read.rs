@@ -167,40 +167,33 @@ impl Socket {
     ///
     /// [`is_not_found`](Error::is_not_found), and the kernel's others.
     pub fn elements(&self, set: &Set) -> Result<Vec<Element>> {
-        self.elements_where(set, |_| true)
+        self.elements_as(set, Some)
     }
 
-    /// The elements of a set or map that are wanted. Of thousands of others none is
-    /// kept, unless the set holds ranges.
+    /// What `read` makes of the elements of a set or map, of all but those it passes
+    /// over. Of thousands nothing else is kept, unless the set holds ranges. It may
+    /// run more than once for an element.
     ///
     /// # Errors
     ///
     /// As [`Socket::elements`].
-    pub fn elements_where(
-        &self,
-        set: &Set,
-        wanted: impl Fn(&Element) -> bool,
-    ) -> Result<Vec<Element>> {
+    pub fn elements_as<T>(&self, set: &Set, read: impl Fn(Element) -> Option<T>) -> Result<Vec<T>> {
         let operation = format!("list elements of {set}");
         let question = wire::get_elements(set, &[])
             .map_err(|cause| Error::invalid(operation.clone(), cause))?
             .operation(operation);
         if !set.interval {
-            let some = self.netlink.dump(question, |reply| {
-                let mut some = wire::assemble(set, wire::elements(set, reply.body));
-                some.retain(&wanted);
-                (!some.is_empty()).then_some(some)
+            return self.netlink.dump_many(question, |reply, all| {
+                let some = wire::elements(set, reply.body);
+                all.extend(some.filter_map(|raw| read(wire::single(set, raw)?)));
             });
-            return Ok(some?.concat());
         }
         // One message carries many elements, and half a range may be in the
         // next.
-        let mut parts =
-            self.netlink.dump(question, |reply| Some(wire::elements(set, reply.body)))?;
-        let raw = parts.iter_mut().flat_map(std::mem::take).collect();
-        let mut all = wire::assemble(set, raw);
-        all.retain(wanted);
-        Ok(all)
+        let raw = self
+            .netlink
+            .dump_many(question, |reply, all| all.extend(wire::elements(set, reply.body)))?;
+        Ok(wire::assemble(set, raw).into_iter().filter_map(read).collect())
     }
 
     /// Looks keys up in a set: for each element, the one of the same key that
@@ -258,8 +251,8 @@ impl Socket {
                     if let (Some((set, _)), Some(slot)) =
                         (some.get(index), found.get_mut(start + index))
                     {
-                        let raw = wire::elements(set, reply.body);
-                        *slot = wire::assemble(set, raw).into_iter().next();
+                        let mut raw = wire::elements(set, reply.body);
+                        *slot = raw.find_map(|raw| wire::single(set, raw));
                     }
                 },
                 |index, error| {

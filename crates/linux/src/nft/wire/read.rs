@@ -174,9 +174,10 @@ pub(crate) struct RawElement {
 }
 
 /// The elements in a message's body.
-pub(crate) fn elements(set: &Set, body: &[u8]) -> Vec<RawElement> {
-    let Some(list) = Attrs::after(body, HEADER_LEN).find(3) else { return Vec::new() };
-    list.nested().filter_map(|element| raw_element(set, element)).collect()
+pub(crate) fn elements(set: &Set, body: &[u8]) -> impl Iterator<Item = RawElement> {
+    let list = Attrs::after(body, HEADER_LEN).find(3);
+    let elements = list.into_iter().flat_map(|list| list.nested());
+    elements.filter_map(|element| raw_element(set, element))
 }
 
 fn raw_element(set: &Set, element: Attr<'_>) -> Option<RawElement> {
@@ -219,33 +220,33 @@ fn split(types: &[Type], first: &[u8], last: &[u8]) -> Option<Vec<Value>> {
     Some(values)
 }
 
+/// An element of a set without ranges; none if it makes no sense.
+pub(crate) fn single(set: &Set, raw: RawElement) -> Option<Element> {
+    let RawElement { key, last, data, comment, .. } = raw;
+    let key = split(&set.key, &key, last.as_ref().unwrap_or(&key))?;
+    Some(Element { key, data, comment })
+}
+
 /// The elements of a set from all that the kernel listed, ranges put together.
 /// Those that make no sense are left out.
 pub(crate) fn assemble(set: &Set, mut raw: Vec<RawElement>) -> Vec<Element> {
-    let simple_ranges = set.interval && set.key.len() == 1;
-    if simple_ranges {
-        // Where one range starts right behind another, the end comes first.
-        raw.sort_by(|a, b| (&a.key, !a.ends_interval).cmp(&(&b.key, !b.ends_interval)));
+    if !set.interval || set.key.len() != 1 {
+        return raw.into_iter().filter_map(|raw| single(set, raw)).collect();
     }
+    // Where one range starts right behind another, the end comes first.
+    raw.sort_by(|a, b| (&a.key, !a.ends_interval).cmp(&(&b.key, !b.ends_interval)));
     let mut raw = raw.into_iter().peekable();
     let mut elements = Vec::new();
-    while let Some(RawElement { key, last, ends_interval, data, comment }) = raw.next() {
-        if simple_ranges && ends_interval {
+    while let Some(one) = raw.next() {
+        if one.ends_interval {
             continue;
         }
-        let last = if simple_ranges {
-            match raw.peek() {
-                Some(behind) => previous(&behind.key),
-                // The last range may reach to the end of all values.
-                None => Some(vec![u8::MAX; key.len()]),
-            }
-        } else {
-            last
+        let last = match raw.peek() {
+            Some(behind) => previous(&behind.key),
+            // The last range may reach to the end of all values.
+            None => Some(vec![u8::MAX; one.key.len()]),
         };
-        let last = last.unwrap_or_else(|| key.clone());
-        if let Some(key) = split(&set.key, &key, &last) {
-            elements.push(Element { key, data, comment });
-        }
+        elements.extend(single(set, RawElement { last, ..one }));
     }
     elements
 }
