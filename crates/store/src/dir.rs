@@ -243,6 +243,18 @@ impl Dir {
         }
     }
 
+    /// Makes a file without a name, for what does not fit the memory: it is gone
+    /// when it is closed.
+    ///
+    /// # Errors
+    /// The file system has none, or no room.
+    pub fn create_unnamed(&self) -> Result<DataFile> {
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(|e| Error::errno("make a file in", &self.path, e))?;
+        DataFile::new(fd, self.path.clone())
+    }
+
     fn link_new(&self, name: &OsStr, mode: u32, bytes: &[u8]) -> nix::Result<u64> {
         let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         let fd = openat(&self.fd, ".", flags, Mode::from_bits_truncate(mode))?;

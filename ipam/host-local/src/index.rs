@@ -24,11 +24,13 @@
 //! An index of a former boot is not trusted: after a power failure the disk may
 //! hold any mixture of old and new.
 
+mod overflow;
 mod table;
 
 pub(crate) use table::{Entry, owner_key};
 
 use crate::occupancy::{Occupancy, Page};
+use overflow::Overflow;
 use store::{DataFile, Dir, Result};
 use table::Table;
 
@@ -41,6 +43,8 @@ const PAGE_BYTES: usize = 48;
 /// Of a file of pages, in bytes: those of 5 million addresses that lie together, or of
 /// 20,000 that lie apart. A larger one is none of ours.
 const LARGEST: usize = 1 << 20;
+/// Leases that are kept in memory: 192 KiB.
+const MOST: usize = 4096;
 /// 10 s, in nanoseconds: what separates a stamp from the clock. More than the
 /// clock is ever set back by a time daemon that slews.
 const STAMP_AGE: u64 = 10_000_000_000;
@@ -166,9 +170,9 @@ impl Index {
         self.table.get(owner, address).ok().flatten()
     }
 
-    /// What is known of all leases.
-    pub(crate) fn entries(&self) -> Result<Vec<Entry>> {
-        self.table.entries()
+    /// What is known of all leases, one by one.
+    pub(crate) fn each_entry(&self, visit: &mut dyn FnMut(&Entry)) -> Result<()> {
+        self.table.each(visit)
     }
 
     /// Which boot it was written in, the part that an [`Entry`] keeps.
@@ -176,14 +180,15 @@ impl Index {
         self.head.boot as u32
     }
 
-    /// All of it, to be written anew.
-    pub(crate) fn found(&self) -> Result<Found> {
-        Ok(Found {
-            entries: self.entries()?,
+    /// All of it, to be written anew. What is too much for the memory goes to `dir`.
+    pub(crate) fn found(&self, dir: Option<&Dir>) -> Result<Found> {
+        let mut found = Found {
             occupied: self.occupied.clone(),
             old_format: self.has_old_format(),
-            walked: self.walked(),
-        })
+            ..Found::begin(self.walked(), usize::MAX)
+        };
+        self.each_entry(&mut |entry| found.push(*entry, dir))?;
+        Ok(found)
     }
 
     /// Is there room in the table for `more` leases? It stays fast up to three
@@ -197,6 +202,11 @@ impl Index {
         self.occupied.insert(entry.address);
         self.head.used += u64::from(self.table.insert(&entry)?);
         Ok(())
+    }
+
+    /// Nobody is known to have the address, but it cannot be given.
+    pub(crate) fn occupy(&mut self, address: u128) {
+        self.occupied.insert(address);
     }
 
     /// A lease was removed.
@@ -224,6 +234,7 @@ impl Index {
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) entries: Vec<Entry>,
+    overflow: Option<Overflow>,
     pub(crate) occupied: Occupancy,
     pub(crate) old_format: bool,
     /// When, in seconds since 1970.
@@ -231,13 +242,52 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// Nothing yet, at a time; at most `most` leases are to come.
+    pub(crate) fn begin(walked: u64, most: usize) -> Found {
+        // At once, because growing leaves pieces behind; what is not reached is not
+        // real.
+        Found { walked, entries: Vec::with_capacity(MOST.min(most)), ..Found::default() }
+    }
+
+    /// Adds a lease. Where there are too many for the memory, they go to a file in
+    /// `dir`; what cannot be written stays in memory.
+    pub(crate) fn push(&mut self, entry: Entry, dir: Option<&Dir>) {
+        if !self.entries.is_empty()
+            && self.entries.len().is_multiple_of(MOST)
+            && let Some(dir) = dir
+        {
+            if self.overflow.is_none() {
+                self.overflow = Overflow::new(dir).ok();
+            }
+            if let Some(overflow) = &mut self.overflow
+                && overflow.add(&self.entries).is_ok()
+            {
+                self.entries.clear();
+            }
+        }
+        self.entries.push(entry);
+    }
+
+    /// Are there too many for the memory?
+    pub(crate) fn is_large(&self) -> bool {
+        self.overflow.is_some()
+    }
+
+    /// Has them all in memory again.
+    pub(crate) fn gather(&mut self) -> Result<()> {
+        let entries = &mut self.entries;
+        self.overflow.take().map_or(Ok(()), |list| list.each(&mut |entry| entries.push(*entry)))
+    }
+
     /// Writes a new index.
     pub(crate) fn save(&mut self, dir: &Dir, boot: u64, stamp: u64) -> Result<()> {
         // Its own number, so that pages and table of two builds never mix.
         let build = stamp ^ mix(&[u64::from(std::process::id()), self.walked]);
         let pages: Vec<Page> =
             (0..).zip(self.occupied.pages()).map(|(place, page)| Page { place, ..*page }).collect();
-        let capacity = Table::capacity_for(self.entries.len() as u64);
+        let overflow = self.overflow.as_ref();
+        let count = self.entries.len() as u64 + overflow.map_or(0, Overflow::len);
+        let capacity = Table::capacity_for(count);
         let head = Head {
             boot,
             stamp,
@@ -245,11 +295,12 @@ impl Found {
             walked: self.walked,
             old_format: u64::from(self.old_format),
             capacity,
-            used: self.entries.len() as u64,
+            used: count,
             pages: pages.len() as u64,
             sum: sum(&pages),
         };
-        Table::write(&mut dir.create_data(OWNERS, MODE)?, &mut self.entries, build, capacity)?;
+        let mut table = dir.create_data(OWNERS, MODE)?;
+        Table::write(&mut table, &mut self.entries, overflow, build, capacity)?;
         let mut content = vec![0; Head::BYTES];
         for page in &pages {
             content.extend(page_to_bytes(page));

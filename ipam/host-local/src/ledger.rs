@@ -31,10 +31,6 @@ const DIR_MODE: u32 = 0o755;
 /// at the very moment a verb was at work, so that it went unnoticed.
 const DOUBT_AFTER: u64 = 60;
 
-/// Leases that a walk makes room for: 192 KiB, of which the system gives what is
-/// used.
-const SOME: usize = 4096;
-
 /// Leases of which GC makes an index. It has the list of all attachments in memory;
 /// the index of more is left to the next verb.
 const FEW: usize = 1024;
@@ -177,10 +173,7 @@ impl Ledger {
     ) -> Result<()> {
         // First, so that a change made meanwhile without the lock shows.
         self.set_stamp();
-        // At once, because growing leaves pieces behind; what is not reached is not
-        // real.
-        let entries = Vec::with_capacity(SOME.min(most));
-        let mut found = Found { walked: self.now, entries, ..Found::default() };
+        let mut found = Found::begin(self.now, most);
         let mut left = most;
         self.leases.walk(|ip, holder, made| {
             if !keep(ip, &holder, made) || left == 0 {
@@ -195,12 +188,26 @@ impl Ledger {
             if let Some(owner) = key_of(&holder) {
                 let known = previous.and_then(|index| recorded(index, owner, n, made));
                 let unknown = Entry { owner, address: n, made, boot: 0, netns: 0, netns_id: 0 };
-                found.entries.push(known.unwrap_or(unknown));
+                found.push(known.unwrap_or(unknown), self.index_dir.as_ref());
             }
         })?;
-        self.known = Known::Memory(found);
+        self.known = self.settled(found)?;
         self.complete = left > 0;
         Ok(())
+    }
+
+    /// What there is to know, where it has to be: what is too much for the memory is
+    /// written as an index at once.
+    fn settled(&self, mut found: Found) -> Result<Known> {
+        if found.is_large()
+            && let Some(dir) = &self.index_dir
+            && found.save(dir, self.boot, self.stamp).is_ok()
+            && let Some(index) = Index::read(dir)
+        {
+            return Ok(Known::Index(Box::new(index)));
+        }
+        found.gather()?;
+        Ok(Known::Memory(found))
     }
 
     /// Reads all leases because the index was wrong.
@@ -323,8 +330,9 @@ impl Ledger {
             Created::Taken(holder) => {
                 if !self.occupied().contains(n) {
                     self.walk_again()?;
-                    if let Known::Memory(found) = &mut self.known {
-                        found.occupied.insert(n);
+                    match &mut self.known {
+                        Known::Index(index) => index.occupy(n),
+                        Known::Memory(found) => found.occupied.insert(n),
                     }
                 }
                 Ok(Some(holder))
@@ -341,9 +349,10 @@ impl Ledger {
     fn insert(&mut self, entry: Entry) {
         if let Known::Index(index) = &self.known
             && !index.has_room(1)
-            && let Ok(found) = index.found()
+            && let Ok(known) =
+                index.found(self.index_dir.as_ref()).and_then(|found| self.settled(found))
         {
-            self.known = Known::Memory(found);
+            self.known = known;
         }
         match &mut self.known {
             Known::Index(index) => {

@@ -5,6 +5,7 @@
 //! hash do no harm: each lease has its own slot, and who asks reads the leases
 //! to see which are his.
 
+use super::overflow::{Overflow, by_key};
 use super::{mix, words};
 use cni::AttachmentId;
 use linux::netns::Trace;
@@ -48,7 +49,7 @@ pub(crate) fn owner_key(owner: &AttachmentId) -> u64 {
 const EMPTY: u64 = 0;
 const REMOVED: u64 = u64::MAX;
 
-const SLOT: usize = 48;
+pub(super) const SLOT: usize = 48;
 const HEAD: usize = 16;
 const MAGIC: u64 = u64::from_le_bytes(*b"oxcni ow");
 /// Slots read at once: nearly every search ends in the first lot.
@@ -59,7 +60,7 @@ const LEAST_CAPACITY: u64 = 256;
 const MANY: u64 = 512;
 
 impl Entry {
-    fn to_bytes(self) -> [u8; SLOT] {
+    pub(super) fn to_bytes(self) -> [u8; SLOT] {
         let last = u64::from(self.boot) << 32 | u64::from(self.netns);
         let (low, high) = (self.address as u64, (self.address >> 64) as u64);
         let words = [self.owner, low, high, self.made, last, self.netns_id];
@@ -70,7 +71,7 @@ impl Entry {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8]) -> Option<Entry> {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Entry> {
         let [owner, low, high, made, last, netns_id] = words::<6>(bytes)?;
         Some(Entry {
             owner,
@@ -116,41 +117,44 @@ impl Table {
     }
 
     /// Writes a new one, from front to back: the slots where the searches for
-    /// keys begin ascend with the keys. Fewer `entries` than `capacity`.
+    /// keys begin ascend with the keys. Fewer entries than `capacity`.
     pub(super) fn write(
         file: &mut DataFile,
         entries: &mut [Entry],
+        overflow: Option<&Overflow>,
         build: u64,
         capacity: u64,
     ) -> Result<()> {
-        entries.sort_unstable_by_key(|entry| entry.owner);
-        let end = entries.iter().fold(0, |next, entry| home(entry.owner, capacity).max(next) + 1);
+        let count = entries.len() as u64 + overflow.map_or(0, Overflow::len);
+        let mut end = 0;
+        by_key(entries, overflow, &mut |entry| {
+            end = home(entry.owner, capacity).max(end) + 1;
+            Ok(())
+        })?;
         // So many find no room before the end, and are at the beginning.
-        let over = end.saturating_sub(capacity) as usize;
-        let (rest, first) = entries.split_at(entries.len() - over);
+        let over = end.saturating_sub(capacity);
         file.set_length(0)?;
         file.set_length(byte(capacity) as u64)?;
-        let mut bytes = Vec::with_capacity(byte(MANY));
-        bytes.extend(MAGIC.to_le_bytes());
-        bytes.extend(build.to_le_bytes());
-        let (mut start, mut next) = (0, 0);
-        for (entry, home) in first
-            .iter()
-            .map(|entry| (entry, 0))
-            .chain(rest.iter().map(|entry| (entry, home(entry.owner, capacity))))
-        {
-            let slot = home.max(next);
-            next = slot + 1;
-            if byte(next) - start > bytes.capacity() {
-                file.write_at(start as u64, &bytes)?;
-                bytes.clear();
-                start = byte(slot);
-            }
-            // Empty slots are zeros.
-            bytes.resize(byte(slot) - start, 0);
-            bytes.extend(entry.to_bytes());
+        let mut writer = Writer::new(file, build);
+        if over > 0 {
+            let mut before = count - over;
+            by_key(entries, overflow, &mut |entry| match before {
+                0 => writer.put(0, entry),
+                _ => {
+                    before -= 1;
+                    Ok(())
+                }
+            })?;
         }
-        file.write_at(start as u64, &bytes)
+        let mut left = count - over;
+        by_key(entries, overflow, &mut |entry| match left {
+            0 => Ok(()),
+            _ => {
+                left -= 1;
+                writer.put(home(entry.owner, capacity), entry)
+            }
+        })?;
+        writer.flush()
     }
 
     /// Visits the slots where `key` may be, until `visit` returns something or
@@ -213,23 +217,62 @@ impl Table {
         self.file.write_at(byte(slot) as u64, &REMOVED.to_le_bytes())
     }
 
-    pub(super) fn entries(&self) -> Result<Vec<Entry>> {
+    /// Visits all of them, from the first slot to the last.
+    pub(super) fn each(&self, visit: &mut dyn FnMut(&Entry)) -> Result<()> {
         let live = |entry: &Entry| entry.owner != EMPTY && entry.owner != REMOVED;
-        let mut entries = Vec::new();
         let mut bytes = vec![0; MANY as usize * SLOT];
         for slot in (0..self.capacity).step_by(MANY as usize) {
             let count = MANY.min(self.capacity - slot) as usize;
             let lot = &mut bytes[..count * SLOT];
             lot.fill(0);
             self.file.read_at(byte(slot) as u64, lot)?;
-            entries.extend(lot.chunks_exact(SLOT).filter_map(Entry::from_bytes).filter(live));
+            let entries = lot.chunks_exact(SLOT).filter_map(Entry::from_bytes);
+            entries.filter(live).for_each(|entry| visit(&entry));
         }
-        Ok(entries)
+        Ok(())
+    }
+}
+
+/// Fills slots from front to back.
+struct Writer<'f> {
+    file: &'f DataFile,
+    /// What comes next in the file, and from where on.
+    bytes: Vec<u8>,
+    start: usize,
+    next: u64,
+}
+
+impl Writer<'_> {
+    fn new(file: &DataFile, build: u64) -> Writer<'_> {
+        let mut bytes = Vec::with_capacity(byte(MANY));
+        bytes.extend(MAGIC.to_le_bytes());
+        bytes.extend(build.to_le_bytes());
+        Writer { file, bytes, start: 0, next: 0 }
+    }
+
+    /// Puts an entry into the first free slot at `home` or behind.
+    fn put(&mut self, home: u64, entry: &Entry) -> Result<()> {
+        let slot = home.max(self.next);
+        self.next = slot + 1;
+        if byte(self.next) - self.start > self.bytes.capacity() {
+            self.flush()?;
+            self.start = byte(slot);
+        }
+        // Empty slots are zeros.
+        self.bytes.resize(byte(slot) - self.start, 0);
+        self.bytes.extend(entry.to_bytes());
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.file.write_at(self.start as u64, &self.bytes)?;
+        self.bytes.clear();
+        Ok(())
     }
 }
 
 /// The slot where the search for `key` begins.
-fn home(key: u64, capacity: u64) -> u64 {
+pub(super) fn home(key: u64, capacity: u64) -> u64 {
     ((u128::from(key) * u128::from(capacity)) >> 64) as u64
 }
 
@@ -251,9 +294,15 @@ mod tests {
         let temporary = Temporary::new();
         let dir = Dir::open(temporary.path()).expect("made");
         let mut file = dir.create_data("t", 0o600).expect("made");
-        Table::write(&mut file, entries, BUILD, capacity).expect("written");
+        Table::write(&mut file, entries, None, BUILD, capacity).expect("written");
         let file = dir.open_data("t").expect("there");
         (temporary, Table::open(file, BUILD, capacity).expect("it is the one"))
+    }
+
+    fn all_of(table: &Table) -> Vec<Entry> {
+        let mut all = Vec::new();
+        table.each(&mut |entry| all.push(*entry)).expect("readable");
+        all
     }
 
     fn entry(owner: u64, address: u128) -> Entry {
@@ -304,7 +353,7 @@ mod tests {
                 prop_assert_eq!(found, expected);
             }
             let order = |e: &Entry| (e.owner, e.address);
-            let mut all = table.entries().expect("readable");
+            let mut all = all_of(&table);
             all.sort_unstable_by_key(order);
             model.sort_unstable_by_key(order);
             prop_assert_eq!(all, model);
@@ -329,10 +378,44 @@ mod tests {
                 assert_eq!(table.find(*key).expect("readable").len(), count);
             }
             let order = |e: &Entry| (e.owner, e.address);
-            let mut read = table.entries().expect("readable");
+            let mut read = all_of(&table);
             read.sort_unstable_by_key(order);
             all.sort_unstable_by_key(order);
             assert_eq!(read, all);
+        }
+    }
+
+    /// In parts, as in memory.
+    #[test]
+    fn what_overflows_is_written_the_same() {
+        for keys in [&[][..], &[u64::MAX - 1, 1], &[u64::MAX - 9; 700]] {
+            let spread = (0..12_000).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 2);
+            let owners = spread.chain(keys.iter().copied());
+            let mut entries: Vec<Entry> = (0..).zip(owners).map(|(n, o)| entry(o, n)).collect();
+            let capacity = entries.len() as u64 + 100;
+            let (temporary, _table) = table(&mut entries.clone(), capacity);
+            let dir = Dir::open(temporary.path()).expect("made");
+            let mut overflow = Overflow::new(&dir).expect("there is room");
+            overflow.add(&entries[..5000]).expect("there is room");
+            overflow.add(&entries[5000..11_000]).expect("there is room");
+            let mut file = dir.create_data("parts", 0o600).expect("made");
+            let rest = &mut entries[11_000..];
+            Table::write(&mut file, rest, Some(&overflow), BUILD, capacity).expect("written");
+            let file = dir.open_data("parts").expect("there");
+            let parts = Table::open(file, BUILD, capacity).expect("it is the one");
+            let read = |name: &str| std::fs::read(temporary.path().join(name)).expect("there");
+            let sorted = |mut entries: Vec<Entry>| {
+                entries.sort_unstable_by_key(|e| (e.owner, e.address));
+                entries
+            };
+            assert_eq!(read("parts").len(), read("t").len());
+            assert_eq!(sorted(all_of(&parts)), sorted(entries.clone()));
+            for entry in &entries {
+                let (owner, address) = (entry.owner, entry.address);
+                assert_eq!(parts.get(owner, address).expect("readable"), Some(*entry));
+            }
+            let names = std::fs::read_dir(temporary.path()).expect("there").count();
+            assert_eq!(names, 2, "the list has no name");
         }
     }
 

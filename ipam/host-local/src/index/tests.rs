@@ -38,7 +38,7 @@ fn what_was_saved_is_read() {
     assert_eq!(index.held_by(6).expect("readable"), [700]);
     let taken = |n| index.occupied().contains(n);
     assert!(taken(700) && taken(300) && taken(1 << 100) && !taken(5));
-    let mut found = index.found().expect("readable");
+    let mut found = index.found(None).expect("readable");
     found.entries.sort_unstable_by_key(|entry| entry.address);
     assert_eq!(found.entries, [entry(301, 300), entry(6, 700), entry(1, 1 << 100)]);
 }
@@ -156,7 +156,7 @@ proptest! {
             std::fs::write(path, content).expect("ours");
         }
         if let Some(mut index) = Index::read(&dir) {
-            let found = index.found().expect("readable");
+            let found = index.found(None).expect("readable");
             prop_assert!(found.entries.len() <= files[1].len());
             for owner in [0, 6, u64::MAX] {
                 let held = index.held_by(owner).expect("readable");

@@ -13,6 +13,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 use store::Result;
 
+/// Stale leases looked at together; nearly always the first of them is still there.
+const FEW: usize = 16;
+
+/// When a lease was made, and of which address it is: no two have the same.
+type Age = (u64, u128);
+
+fn age(entry: &Entry) -> Age {
+    (entry.made, entry.address)
+}
+
 /// A lease that may be taken over, as it was found under the lock.
 #[derive(Debug)]
 pub(crate) struct Stale {
@@ -24,27 +34,85 @@ impl Ledger {
     /// The lease to take over among those of addresses that `may` be given: the
     /// oldest of a former boot, or else the oldest whose namespace has ended.
     pub(crate) fn stale(&self, may: &dyn Fn(IpAddr) -> bool) -> Result<Option<Stale>> {
-        let mut entries = self.entries()?;
-        entries.retain(|entry| may(address(entry.address)));
-        entries.sort_unstable_by_key(|entry| (entry.made, entry.address));
         // Not known, nothing is of a former one.
         let booted = store::booted().unwrap_or(Duration::ZERO);
-        let (former, mut present): (Vec<Entry>, Vec<Entry>) =
-            entries.into_iter().partition(|entry| of_former_boot(entry, self.boot, booted));
-        if let Some(stale) = former.iter().find_map(|entry| self.verified(entry)) {
-            return Ok(Some(stale));
+        let is_former =
+            |entry: &Entry| of_former_boot(entry, self.boot, booted) && may(address(entry.address));
+        let former = self.first_verified(&mut |after| self.oldest(after, &mut { is_former }))?;
+        if former.is_some() {
+            return Ok(former);
         }
-        present.retain(|entry| entry.boot != 0 && entry.namespace().is_some());
-        let traces: Vec<_> = present.iter().filter_map(Entry::namespace).collect();
+        let namespace = |entry: &Entry| {
+            let known = entry.namespace().filter(|_| entry.boot != 0)?;
+            (!of_former_boot(entry, self.boot, booted) && may(address(entry.address)))
+                .then_some(known)
+        };
+        let mut traces = Vec::new();
+        self.each_entry(&mut |entry| traces.extend(namespace(entry)))?;
         let ended = linux::netns::ended(&traces);
-        let mut dead = present.iter().zip(ended).filter(|(_, ended)| *ended);
-        Ok(dead.find_map(|(entry, _)| self.verified(entry)))
+        drop(traces);
+        self.first_verified(&mut |after| {
+            let mut ended = ended.iter();
+            self.oldest(after, &mut |entry| {
+                namespace(entry).is_some() && ended.next() == Some(&true)
+            })
+        })
     }
 
-    fn entries(&self) -> Result<Vec<Entry>> {
+    /// The first lease that is still there of those that `next` lists: some behind an
+    /// age, or none.
+    fn first_verified(
+        &self,
+        next: &mut dyn FnMut(Option<Age>) -> Result<Vec<Entry>>,
+    ) -> Result<Option<Stale>> {
+        let mut after = None;
+        loop {
+            let some = next(after)?;
+            let Some(last) = some.last() else { return Ok(None) };
+            after = Some(age(last));
+            if let Some(stale) = some.iter().find_map(|entry| self.verified(entry)) {
+                return Ok(Some(stale));
+            }
+        }
+    }
+
+    /// Of the leases behind an age that are meant, the oldest [`FEW`], in order.
+    fn oldest(
+        &self,
+        after: Option<Age>,
+        is_meant: &mut dyn FnMut(&Entry) -> bool,
+    ) -> Result<Vec<Entry>> {
+        let mut oldest: Vec<Entry> = Vec::with_capacity(FEW + 1);
+        self.each_entry(&mut |entry| {
+            let is_before = |last: Age| age(entry) <= last;
+            if !is_meant(entry) || after.is_some_and(is_before) {
+                return;
+            }
+            if oldest.len() < FEW || oldest.last().is_some_and(|last| age(entry) < age(last)) {
+                let at = oldest.partition_point(|other| age(other) < age(entry));
+                oldest.insert(at, *entry);
+                oldest.truncate(FEW);
+            }
+        })?;
+        Ok(oldest)
+    }
+
+    /// All of what is known, in the same order each time.
+    fn each_entry(&self, visit: &mut dyn FnMut(&Entry)) -> Result<()> {
         match &self.known {
-            super::Known::Index(index) => index.entries(),
-            super::Known::Memory(found) => Ok(found.entries.clone()),
+            super::Known::Index(index) => index.each_entry(visit),
+            super::Known::Memory(found) => {
+                found.entries.iter().for_each(visit);
+                Ok(())
+            }
+        }
+    }
+
+    /// Is this known, all of it?
+    fn knows(&self, entry: &Entry) -> bool {
+        match &self.known {
+            super::Known::Index(index) => index.entry(entry.owner, entry.address) == Some(*entry),
+            super::Known::Memory(found) => found.entries.contains(entry),
         }
     }
 
@@ -78,7 +146,7 @@ impl Ledger {
         let (holder, made) = self.leases.found(ip);
         let Some(key) = key_of(&holder) else { return Ok(()) };
         let now = self.entry_of(number(ip), made, key, owner.netns);
-        if now.boot != 0 && self.entries()?.contains(&now) {
+        if now.boot != 0 && self.knows(&now) {
             return Ok(());
         }
         let text = match holder {

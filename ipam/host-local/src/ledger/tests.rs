@@ -186,6 +186,28 @@ fn a_sweep_of_thousands_leaves_the_index_to_the_next_verb() {
     assert_eq!((f.held_by("c7").len(), f.held_by("c8").len()), (0, 1));
 }
 
+/// More than there is room for in memory; the table that they outgrow, too.
+#[test]
+fn of_thousands_the_index_is_made_at_once() {
+    let f = Fixture::new("10.1.0.0/16");
+    fs::create_dir(f.path("")).expect("made");
+    for n in 0..5000 {
+        let name = format!("10.1.{}.{}", 1 + n / 250, 1 + n % 250);
+        fs::write(f.path(&name), format!("c{n}\r\neth0")).expect("written");
+    }
+    let mut ledger = f.open();
+    assert!(uses_index(&ledger), "nothing but the list of all");
+    for n in 5000..7700 {
+        give(&mut ledger, &f.set, &format!("c{n}")).expect("there is room");
+    }
+    assert!(uses_index(&ledger));
+    ledger.finish();
+    assert!(uses_index(&f.open()), "it is current");
+    for (owner, count) in [("c0", 1), ("c4999", 1), ("c5000", 1), ("c7699", 1), ("c7700", 0)] {
+        assert_eq!(f.held_by(owner).len(), count, "{owner}");
+    }
+}
+
 #[test]
 fn a_sweep_that_could_not_remove_leaves_no_index() {
     let f = Fixture::new("10.1.0.0/16");
