@@ -27,6 +27,7 @@ mod locks;
 mod logging;
 mod macvlan;
 mod masquerade;
+mod memory;
 mod ownership;
 mod podman;
 mod portmap;
@@ -95,5 +96,6 @@ fn main() -> ExitCode {
     cases.extend(unprivileged::list());
     cases.extend(protocol::list());
     cases.extend(logging::list());
+    cases.extend(memory::list());
     harness::run(cases)
 }

@@ -26,6 +26,7 @@ pub struct Plugin<'a> {
     cni_path: String,
     fault: Option<Fault>,
     unprivileged: bool,
+    memory: Option<usize>,
 }
 
 /// What is done to a system call of the plugin.
@@ -44,7 +45,8 @@ impl<'a> Plugin<'a> {
         let program = folder.join(name);
         assert!(program.exists(), "no plugin {name} in {}", folder.display());
         let cni_path = folder.display().to_string();
-        Self { world, program, env: BTreeMap::new(), cni_path, fault: None, unprivileged: false }
+        let env = BTreeMap::new();
+        Self { world, program, env, cni_path, fault: None, unprivileged: false, memory: None }
     }
 
     /// Sets `CNI_ARGS`: `"IgnoreUnknown=1;IP=10.1.0.9"`.
@@ -95,6 +97,13 @@ impl<'a> Plugin<'a> {
     /// Calls it as root without `CAP_NET_ADMIN`, as in a locked-down container.
     pub fn without_net_admin(mut self) -> Self {
         self.unprivileged = true;
+        self
+    }
+
+    /// Gives it no more memory to write to than `bytes`, reserved or used; what it
+    /// starts gets as much.
+    pub fn with_memory(mut self, bytes: usize) -> Self {
+        self.memory = Some(bytes);
         self
     }
 
@@ -206,6 +215,9 @@ impl<'a> Plugin<'a> {
         if self.unprivileged {
             let words = "setpriv --bounding-set -net_admin --inh-caps -net_admin".split(' ');
             argv.splice(0..0, words.map(str::to_owned));
+        }
+        if let Some(bytes) = self.memory {
+            argv.splice(0..0, ["prlimit".to_owned(), format!("--data={bytes}")]);
         }
         let mut command = Command::new(&argv, "host", None);
         command.env = Some(env);
