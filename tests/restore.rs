@@ -2,6 +2,7 @@
 //! on meanwhile goes on.
 
 mod chained;
+mod links;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -35,6 +36,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge, PeerPlugins] plugins_of_others_say_that_they_cannot,
     };
     list.extend(chained::list());
+    list.extend(links::list());
     list.into_iter().map(Case::ours_only).collect()
 }
 

@@ -11,6 +11,7 @@
 
 use crate::addresses::{self, Target, Uniqueness};
 use crate::ipam::{self, Ipam};
+use crate::neighbours::DisableIpv6WhenUnused;
 use crate::parent::Place;
 use crate::sandbox::Sandbox;
 use crate::undo::Undo;
@@ -131,17 +132,29 @@ pub fn adopt(mut success: Success) -> Success {
     Success { interfaces: Vec::new(), ..success }
 }
 
-/// RESTORE of a plugin whose link of `kind` is in the container as a whole: its
-/// addresses and routes.
+/// RESTORE of a plugin whose link of `kind` is in the container as a whole: its MTU,
+/// if one was promised, its addresses and routes, and no IPv6 where it is unused.
+/// Gives the link, and what was promised.
 ///
 /// # Errors
 /// The link is gone, which only DEL and ADD make anew; the kernel's.
-pub fn restore(request: &Request, kind: &str) -> Result<()> {
+pub fn restore(
+    sandbox: &mut Sandbox,
+    kind: &str,
+    ipv6: DisableIpv6WhenUnused,
+) -> Result<(Link, Success)> {
+    let request = sandbox.request;
     let promised = verify::prev_result(request)?;
     let at = verify::interface(request, &promised)?;
-    let mut sandbox = Sandbox::open(request)?;
-    let link = verify::container_link(sandbox.enter()?, &promised.interfaces[at], kind)?;
-    addresses::restore(&target(sandbox.container()?, &link, request, at as i64), &promised)
+    let interface = &promised.interfaces[at];
+    let link = verify::container_link(sandbox.enter()?, interface, kind)?;
+    let target = target(sandbox.container()?, &link, request, at as i64);
+    if let (Err(_), Ok(mtu)) = (verify::mtu(&link, interface), u32::try_from(interface.mtu)) {
+        link::set_mtu(target.socket, link.index, mtu).map_err(kernel)?;
+    }
+    ipv6.apply(target.name, &promised)?;
+    addresses::restore(&target, &promised)?;
+    Ok((link, promised))
 }
 
 /// DEL of such a plugin: the link, whatever became of it, and the addresses last,

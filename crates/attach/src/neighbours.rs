@@ -7,6 +7,7 @@
 use crate::kernel;
 use cni::{Error, Result, Success};
 use linux::sysctl;
+use serde::Deserialize;
 
 /// Has the kernel announce the link's addresses whenever it comes up: by a
 /// gratuitous ARP request for each IPv4 address, and by an unsolicited neighbour
@@ -77,35 +78,42 @@ fn with_settings<T>(
 
 /// `disableIPv6WhenUnused`: with addresses, none of which is IPv6, the link gets
 /// no IPv6 at all, not even a link-local address or one that a router
-/// advertises. Before it is set up.
-///
-/// Like `sysctl net.ipv6.conf.eth0.disable_ipv6=1`.
-///
-/// # Errors
-/// The sysctl is there and cannot be written.
-pub fn disable_ipv6_if_unused(name: &str, success: &Success) -> Result<()> {
-    match is_ipv6_unused(success) {
-        true => set_if_there(&["net", "ipv6", "conf", name, "disable_ipv6"], "1"),
-        false => Ok(()),
-    }
-}
+/// advertises.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct DisableIpv6WhenUnused(pub bool);
 
-/// CHECK of [`disable_ipv6_if_unused`].
-///
-/// # Errors
-/// IPv6 is on again.
-pub fn verify_ipv6_disabled(name: &str, promised: &Success) -> Result<()> {
-    match sysctl::read(&["net", "ipv6", "conf", name, "disable_ipv6"]) {
-        Ok(value) if is_ipv6_unused(promised) && value != "1" => Err(Error::internal(format!(
-            "check {name}: IPv6 is on, and disableIPv6WhenUnused promised that it is not"
-        ))),
-        _ => Ok(()),
+impl DisableIpv6WhenUnused {
+    /// Switches it off where it was asked for and is unused. Before the link is set up.
+    ///
+    /// Like `sysctl net.ipv6.conf.eth0.disable_ipv6=1`.
+    ///
+    /// # Errors
+    /// The sysctl is there and cannot be written.
+    pub fn apply(self, name: &str, success: &Success) -> Result<()> {
+        match self.is_meant(success) {
+            true => set_if_there(&["net", "ipv6", "conf", name, "disable_ipv6"], "1"),
+            false => Ok(()),
+        }
     }
-}
 
-/// Without any address nobody can tell what the container will use.
-fn is_ipv6_unused(success: &Success) -> bool {
-    !success.ips.is_empty() && success.ips.iter().all(|ip| ip.address.is_ipv4())
+    /// CHECK of [`apply`](DisableIpv6WhenUnused::apply).
+    ///
+    /// # Errors
+    /// IPv6 is on again.
+    pub fn verify(self, name: &str, promised: &Success) -> Result<()> {
+        match sysctl::read(&["net", "ipv6", "conf", name, "disable_ipv6"]) {
+            Ok(value) if self.is_meant(promised) && value != "1" => Err(Error::internal(format!(
+                "check {name}: IPv6 is on, and disableIPv6WhenUnused promised that it is not"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Without any address nobody can tell what the container will use.
+    fn is_meant(self, success: &Success) -> bool {
+        self.0 && !success.ips.is_empty() && success.ips.iter().all(|ip| ip.address.is_ipv4())
+    }
 }
 
 /// A kernel without the sysctl does not need it.

@@ -49,8 +49,9 @@ const LOCK_LIMIT: Duration = Duration::from_secs(10);
 /// What a lock is for.
 const DOING: &str = "use the host shim";
 
-/// Makes sure of the shim and lets host and container reach each other by it.
-/// After a failure, [`leave`] takes back what was done.
+/// Makes sure of the shim and lets host and container reach each other by it; for
+/// RESTORE as well, what is there stays. After a failure, [`leave`] takes back what was
+/// done.
 ///
 /// Like `ip link add shimX link eth0 type macvlan mode bridge` and
 /// `ip route add 10.1.0.5 dev shimX src 10.1.0.1`.
@@ -73,10 +74,8 @@ pub fn join(
     let shim = ensure(sandbox, plan, parent)?;
     let attachment = sandbox.request.attachment();
     for route in routes_of(sandbox.request.network.name(), &attachment, shim.index, &ways) {
-        match route::add(host, &route) {
-            Err(e) if !e.is_exists() => return Err(kernel(e.context("join the host shim"))),
-            _ => {}
-        }
+        // One of IPv6 that is there loses its source when the shim loses that address.
+        route::replace(host, &route).map_err(|e| kernel(e.context("join the host shim")))?;
     }
     for entry in host_neighbours(plan, &shim, &ways) {
         neigh::replace(host, &entry).map_err(kernel)?;
@@ -167,12 +166,31 @@ pub fn verify(
     }
     let ways = plan.ways(parent, &on_parent, promised)?;
     let attachment = sandbox.request.attachment();
-    verify::routes(host, &name, &routes_of(network, &attachment, shim.index, &ways))?;
+    let routes = routes_of(network, &attachment, shim.index, &ways);
+    verify::routes(host, &name, &routes)?;
+    verify_sources(host, &name, &routes)?;
     let inside = sandbox.container()?;
     verify::routes(inside, &container.name, &container_routes(container.index, &ways, promised))?;
     verify_neighbours(host, &name, &host_neighbours(plan, &shim, &ways))?;
     let entries = container_neighbours(plan, &shim, container.index, &on_parent, &ways);
     verify_neighbours(inside, &container.name, &entries)
+}
+
+/// A route of IPv6 stays, and loses its source, when the shim loses that address.
+fn verify_sources(host: &Socket, name: &str, promised: &[Route]) -> Result<()> {
+    let filter = Filter { oif: promised.first().and_then(|route| route.oif), ..Filter::default() };
+    let present = route::list(host, filter).map_err(kernel)?;
+    let is_there = |route: &&Route| {
+        let same = |other: &&Route| (other.dst, other.priority) == (route.dst, route.priority);
+        present.iter().any(|other| same(&other) && other.source == route.source)
+    };
+    match promised.iter().find(|route| !is_there(route)) {
+        None => Ok(()),
+        Some(route) => Err(Error::internal(format!(
+            "check {name}: the route to {} has not the source address it had",
+            route.dst
+        ))),
+    }
 }
 
 fn verify_neighbours(socket: &Socket, name: &str, promised: &[Neigh]) -> Result<()> {
@@ -293,8 +311,10 @@ fn ensure(sandbox: &Sandbox, plan: &Plan, parent: &Parent) -> Result<Link> {
                 "join the host shim {name}: it is of another kind or mode, or on another parent: the network was changed while containers are attached to it: detach them first"
             )));
         }
-        // One that a killed ADD left half made.
-        if !shim.is_up() {
+        // One that a killed ADD left half made, or that somebody took something from.
+        let present = addr::list(host, None, Some(shim.index)).map_err(kernel)?;
+        let is_there = |ip: &IpAddr| present.iter().any(|addr| addr.ip() == *ip);
+        if !shim.is_up() || !plan.addresses.iter().all(is_there) {
             dress(sandbox, plan, &shim)?;
         }
         return Ok(shim);

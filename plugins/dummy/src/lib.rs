@@ -16,10 +16,11 @@
 use attach::addresses::{self, Uniqueness};
 use attach::contained::{self, Birth};
 use attach::ipam::Ipam;
+use attach::neighbours::DisableIpv6WhenUnused;
 use attach::parent::Place;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{ability, dns, kernel, neighbours, verify};
+use attach::{ability, dns, kernel, verify};
 use cni::{Dns, Error, Network, Plugin, Request, Result, Success, Version};
 use linux::link::{DummySpec, Link, Mac};
 use serde::Deserialize;
@@ -35,12 +36,12 @@ const KIND: &str = "dummy";
 #[serde(default)]
 struct Conf {
     #[serde(rename = "disableIPv6WhenUnused")]
-    disable_ipv6_when_unused: bool,
+    disable_ipv6_when_unused: DisableIpv6WhenUnused,
 }
 
 /// What ADD makes and CHECK expects.
 struct Plan {
-    disable_ipv6_when_unused: bool,
+    disable_ipv6_when_unused: DisableIpv6WhenUnused,
     ipam: Ipam,
     /// Where IPAM gives none.
     dns: Option<Dns>,
@@ -87,14 +88,13 @@ impl Plugin for Dummy {
         verify::link_state(&link, &promised.interfaces[at])?;
         let target = contained::target(sandbox.container()?, &link, request, at as i64);
         verify::addresses_and_routes(&target, &promised)?;
-        match plan.disable_ipv6_when_unused {
-            true => neighbours::verify_ipv6_disabled(target.name, &promised),
-            false => Ok(()),
-        }
+        plan.disable_ipv6_when_unused.verify(target.name, &promised)
     }
 
     fn restore(&self, request: &Request) -> Result<()> {
-        contained::restore(request, KIND)
+        let plan = Plan::new(&request.network)?;
+        let mut sandbox = Sandbox::open(request)?;
+        contained::restore(&mut sandbox, KIND, plan.disable_ipv6_when_unused).map(drop)
     }
 
     fn del(&self, request: &Request) -> Result<()> {
@@ -122,9 +122,7 @@ fn attach<'r>(
     let link = create(sandbox, undo)?;
     let mut success = contained::lease(sandbox, undo, &plan.ipam, KIND)?;
     let target = contained::target(sandbox.container()?, &link, sandbox.request, 0);
-    if plan.disable_ipv6_when_unused {
-        neighbours::disable_ipv6_if_unused(target.name, &success)?;
-    }
+    plan.disable_ipv6_when_unused.apply(target.name, &success)?;
     addresses::configure(&target, &success, Uniqueness::Known)?;
     success.interfaces = vec![contained::interface(sandbox.request, &link, None)];
     if let (true, Some(dns)) = (success.dns.is_empty(), &plan.dns) {

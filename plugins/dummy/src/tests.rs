@@ -20,5 +20,5 @@ fn ipam_is_required_to_add_but_not_to_collect() {
 #[test]
 fn keys_are_read_in_any_letter_case() {
     let plan = Plan::new(&network(r#""IPAM":{"type":"x"},"disableipv6whenunused":true"#));
-    assert!(plan.expect("valid").disable_ipv6_when_unused);
+    assert!(plan.expect("valid").disable_ipv6_when_unused.0);
 }

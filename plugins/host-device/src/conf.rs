@@ -1,6 +1,7 @@
 //! What the user wrote, and what it means.
 
 use attach::ipam::Ipam;
+use attach::neighbours::DisableIpv6WhenUnused;
 use attach::{dns, mac};
 use cni::{Dns, Error, Network, Request, Result};
 use linux::link::Mac;
@@ -20,7 +21,7 @@ struct Conf {
     #[serde(rename = "pciBusID")]
     pci_bus_id: String,
     #[serde(rename = "disableIPv6WhenUnused")]
-    disable_ipv6_when_unused: bool,
+    disable_ipv6_when_unused: DisableIpv6WhenUnused,
     #[serde(rename = "runtimeConfig")]
     runtime_config: RuntimeConfig,
 }
@@ -117,7 +118,7 @@ fn bus_name(key: &str, text: String) -> Result<String> {
 /// What ADD and CHECK are about.
 pub(crate) struct Plan {
     pub(crate) selection: Selection,
-    pub(crate) disable_ipv6_when_unused: bool,
+    pub(crate) disable_ipv6_when_unused: DisableIpv6WhenUnused,
     pub(crate) ipam: Option<Ipam>,
     /// Instead of the one IPAM gives.
     pub(crate) dns: Option<Dns>,

@@ -31,7 +31,7 @@ use attach::ipam;
 use attach::records::Records;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{ability, contained, dns, kernel, neighbours, notice, verify};
+use attach::{ability, contained, dns, kernel, notice, verify};
 use cni::{
     Attachments, Code, Error, Interface, Network, Plugin, Request, Result, Success, Version,
 };
@@ -91,10 +91,7 @@ impl Plugin for HostDevice {
         verify::link_state(&link, &promised.interfaces[at])?;
         let target = target(container, link.index, request, at as i64);
         verify::addresses_and_routes(&target, &promised)?;
-        match plan.disable_ipv6_when_unused {
-            true => neighbours::verify_ipv6_disabled(target.name, &promised),
-            false => Ok(()),
-        }
+        plan.disable_ipv6_when_unused.verify(target.name, &promised)
     }
 
     fn restore(&self, request: &Request) -> Result<()> {
@@ -105,7 +102,9 @@ impl Plugin for HostDevice {
         let Some((container, link)) = lent(&mut sandbox, &plan, &promised.interfaces[at])? else {
             return Ok(());
         };
-        addresses::restore(&target(container, link.index, request, at as i64), &promised)
+        let target = target(container, link.index, request, at as i64);
+        plan.disable_ipv6_when_unused.apply(target.name, &promised)?;
+        addresses::restore(&target, &promised)
     }
 
     fn del(&self, request: &Request) -> Result<()> {
@@ -191,9 +190,7 @@ fn lend<'r>(
     };
     if plan.ipam.is_some() {
         let target = target(sandbox.container()?, link.index, request, DEVICE);
-        if plan.disable_ipv6_when_unused {
-            neighbours::disable_ipv6_if_unused(target.name, &success)?;
-        }
+        plan.disable_ipv6_when_unused.apply(target.name, &success)?;
         contained::configure(&target, &success)?;
         announce_ipv4(target.socket, &link, &success);
     }

@@ -1,6 +1,7 @@
 //! What the user wrote, and what it means.
 
 use attach::ipam::Ipam;
+use attach::neighbours::DisableIpv6WhenUnused;
 use attach::parent::Place;
 use attach::{dns, mtu, shim};
 use cni::{Dns, Error, Network, Request, Result, Success};
@@ -17,7 +18,7 @@ struct Conf {
     #[serde(rename = "linkInContainer")]
     link_in_container: bool,
     #[serde(rename = "disableIPv6WhenUnused")]
-    disable_ipv6_when_unused: bool,
+    disable_ipv6_when_unused: DisableIpv6WhenUnused,
 }
 
 /// What ADD makes and CHECK expects.
@@ -28,7 +29,7 @@ pub(crate) struct Plan {
     pub(crate) mode: IpvlanMode,
     /// In bytes; `None` is the parent's.
     pub(crate) mtu: Option<u32>,
-    pub(crate) disable_ipv6_when_unused: bool,
+    pub(crate) disable_ipv6_when_unused: DisableIpv6WhenUnused,
     pub(crate) shim: Option<shim::Plan>,
     pub(crate) ipam: Option<Ipam>,
     /// Instead of the one IPAM or the previous result gives.

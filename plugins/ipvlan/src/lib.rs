@@ -25,7 +25,7 @@ use attach::ipam;
 use attach::parent::{self, Child, Parent, Place};
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{lock, neighbours, shim, verify};
+use attach::{lock, shim, verify};
 use cni::{Error, Network, Plugin, Request, Result, Success, Version};
 use conf::{Addresses, Plan, Sources};
 use linux::link::{IpvlanMode, IpvlanSpec, Link, LinkInfo};
@@ -66,21 +66,23 @@ impl Plugin for Ipvlan {
         verify::link_state(&link, &promised.interfaces[at])?;
         let target = contained::target(sandbox.container()?, &link, request, at as i64);
         verify::addresses_and_routes(&target, &promised)?;
-        if plan.disable_ipv6_when_unused {
-            neighbours::verify_ipv6_disabled(target.name, &promised)?;
-        }
+        plan.disable_ipv6_when_unused.verify(target.name, &promised)?;
         match (&plan.shim, parent) {
             (None, _) => Ok(()),
             (Some(shim), Some(parent)) => shim::verify(&sandbox, shim, &parent, &link, &promised),
-            (Some(_), None) => Err(Error::internal(format!(
-                "check {}: its parent is not on the host, and the host shim needs it there",
-                link.name
-            ))),
+            (Some(_), None) => Err(no_parent_on_host(&link)),
         }
     }
 
     fn restore(&self, request: &Request) -> Result<()> {
-        contained::restore(request, KIND)
+        let plan = Plan::new(&request.network)?;
+        let mut sandbox = Sandbox::open(request)?;
+        let (link, promised) =
+            contained::restore(&mut sandbox, KIND, plan.disable_ipv6_when_unused)?;
+        let Some(shim) = &plan.shim else { return Ok(()) };
+        let parent = promised_parent(&sandbox, &plan, &link)?;
+        let parent = parent.ok_or_else(|| no_parent_on_host(&link))?;
+        shim::join(&sandbox, shim, &parent, link.index, &promised)
     }
 
     fn del(&self, request: &Request) -> Result<()> {
@@ -120,9 +122,7 @@ fn attach<'r>(
         Addresses::Previous(previous) => contained::adopt(previous),
     };
     let target = contained::target(sandbox.container()?, &link, sandbox.request, 0);
-    if plan.disable_ipv6_when_unused {
-        neighbours::disable_ipv6_if_unused(target.name, &success)?;
-    }
+    plan.disable_ipv6_when_unused.apply(target.name, &success)?;
     contained::configure(&target, &success)?;
     if let Some(plan) = &plan.shim {
         undo.push("leave the host shim", |sandbox| shim::leave(sandbox, KIND));
@@ -162,6 +162,13 @@ fn promised_parent(sandbox: &Sandbox, plan: &Plan, link: &Link) -> Result<Option
         return parent.verify(sandbox, link).map(|()| Some(parent));
     }
     parent::below(sandbox, link, plan.place)
+}
+
+fn no_parent_on_host(link: &Link) -> Error {
+    Error::internal(format!(
+        "check {}: its parent is not on the host, and the host shim needs it there",
+        link.name
+    ))
 }
 
 fn verify_mode(link: &Link, promised: IpvlanMode) -> Result<()> {

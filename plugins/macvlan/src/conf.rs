@@ -1,6 +1,7 @@
 //! What the user wrote, and what it means.
 
 use attach::ipam::Ipam;
+use attach::neighbours::DisableIpv6WhenUnused;
 use attach::parent::Place;
 use attach::{dns, mac, mtu, shim};
 use cni::args::Args;
@@ -20,7 +21,7 @@ struct Conf {
     link_in_container: bool,
     bcqueuelen: u32,
     #[serde(rename = "disableIPv6WhenUnused")]
-    disable_ipv6_when_unused: bool,
+    disable_ipv6_when_unused: DisableIpv6WhenUnused,
     #[serde(rename = "runtimeConfig")]
     runtime_config: MacConf,
 }
@@ -42,7 +43,7 @@ pub(crate) struct Plan {
     pub(crate) mac: Option<Mac>,
     /// In packets; `None` is the kernel's choice.
     pub(crate) broadcast_queue_len: Option<u32>,
-    pub(crate) disable_ipv6_when_unused: bool,
+    pub(crate) disable_ipv6_when_unused: DisableIpv6WhenUnused,
     pub(crate) shim: Option<shim::Plan>,
     pub(crate) ipam: Option<Ipam>,
     /// Instead of the one IPAM gives.

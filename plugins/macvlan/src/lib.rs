@@ -25,7 +25,7 @@ use attach::ipam;
 use attach::parent::{self, Child, Parent, Place};
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{kernel, lock, neighbours, shim, verify};
+use attach::{kernel, lock, shim, verify};
 use cni::{Error, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::link::{self, Link, LinkInfo, Mac, MacvlanMode, MacvlanSpec};
@@ -66,16 +66,21 @@ impl Plugin for Macvlan {
         verify::link_state(&link, &promised.interfaces[at])?;
         let target = contained::target(sandbox.container()?, &link, request, at as i64);
         verify::addresses_and_routes(&target, &promised)?;
-        if plan.disable_ipv6_when_unused {
-            neighbours::verify_ipv6_disabled(target.name, &promised)?;
-        }
+        plan.disable_ipv6_when_unused.verify(target.name, &promised)?;
         plan.shim
             .as_ref()
             .map_or(Ok(()), |shim| shim::verify(&sandbox, shim, &parent, &link, &promised))
     }
 
     fn restore(&self, request: &Request) -> Result<()> {
-        contained::restore(request, KIND)
+        let plan = Plan::new(&request.network, &request.args)?;
+        let mut sandbox = Sandbox::open(request)?;
+        let (link, promised) =
+            contained::restore(&mut sandbox, KIND, plan.disable_ipv6_when_unused)?;
+        let Some(shim) = &plan.shim else { return Ok(()) };
+        let parent = parent::find(&sandbox, &plan.parent, plan.place)?;
+        parent.verify(&sandbox, &link)?;
+        shim::join(&sandbox, shim, &parent, link.index, &promised)
     }
 
     fn del(&self, request: &Request) -> Result<()> {
@@ -114,9 +119,7 @@ fn attach<'r>(
         None => Success::default(),
     };
     let target = contained::target(sandbox.container()?, &link, sandbox.request, 0);
-    if plan.disable_ipv6_when_unused {
-        neighbours::disable_ipv6_if_unused(target.name, &success)?;
-    }
+    plan.disable_ipv6_when_unused.apply(target.name, &success)?;
     contained::configure(&target, &success)?;
     if let Some(plan) = &plan.shim {
         undo.push("leave the host shim", |sandbox| shim::leave(sandbox, KIND));

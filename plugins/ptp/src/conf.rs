@@ -2,6 +2,7 @@
 
 use attach::ipam::Ipam;
 use attach::masquerade::Masquerade;
+use attach::neighbours::DisableIpv6WhenUnused;
 use attach::{dns, mtu};
 use cni::{Dns, Error, Network, Result, Success};
 use serde::Deserialize;
@@ -12,14 +13,14 @@ use serde::Deserialize;
 struct Conf {
     mtu: i64,
     #[serde(rename = "disableIPv6WhenUnused")]
-    disable_ipv6_when_unused: bool,
+    disable_ipv6_when_unused: DisableIpv6WhenUnused,
 }
 
 /// What ADD makes and CHECK expects.
 pub(crate) struct Plan {
     /// Of both ends, in bytes; `None` is the kernel's choice.
     pub(crate) mtu: Option<u32>,
-    pub(crate) disable_ipv6_when_unused: bool,
+    pub(crate) disable_ipv6_when_unused: DisableIpv6WhenUnused,
     pub(crate) masquerade: Option<Masquerade>,
     pub(crate) ipam: Ipam,
     /// Instead of the one IPAM gives.

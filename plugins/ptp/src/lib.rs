@@ -26,7 +26,7 @@ use attach::forwarding::Forwarding;
 use attach::ipam;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{contained, filter, kernel, mtu, neighbours, verify, veth};
+use attach::{contained, filter, kernel, mtu, verify, veth};
 use cni::{Error, Interface, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::{Socket, link};
@@ -70,10 +70,7 @@ impl Plugin for Ptp {
         verify::addresses_and_routes(&target, &promised)?;
         let own = routes::of_container(&promised, container.index);
         verify::routes(target.socket, target.name, &own)?;
-        match plan.disable_ipv6_when_unused {
-            true => neighbours::verify_ipv6_disabled(target.name, &promised),
-            false => Ok(()),
-        }
+        plan.disable_ipv6_when_unused.verify(target.name, &promised)
     }
 
     fn restore(&self, request: &Request) -> Result<()> {
@@ -91,6 +88,7 @@ impl Plugin for Ptp {
         routes::restore_on_host(sandbox.host(), &promised, &end)?;
         let target = target(sandbox.container()?, container.index, request, at as i64);
         let own = routes::of_container(&promised, container.index);
+        plan.disable_ipv6_when_unused.apply(target.name, &promised)?;
         addresses::restore_alone(&target, &promised, &own)?;
         routes::wait_on_host(&sandbox, &promised)?;
         forwarding.switch_on(&sandbox)
@@ -170,9 +168,7 @@ fn configure_container(
 ) -> Result<()> {
     let request = sandbox.request;
     let target = target(sandbox.enter()?, pair.container, request, CONTAINER);
-    if plan.disable_ipv6_when_unused {
-        neighbours::disable_ipv6_if_unused(target.name, success)?;
-    }
+    plan.disable_ipv6_when_unused.apply(target.name, success)?;
     let first = routes::of_container(success, pair.container);
     addresses::configure_alone(&target, success, &first)?;
     addresses::wait_in_use(target.socket, success.ips.iter().map(|ip| ip.address.ip()))

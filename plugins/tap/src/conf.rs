@@ -1,6 +1,7 @@
 //! What the user wrote, and what it means.
 
 use attach::ipam::Ipam;
+use attach::neighbours::DisableIpv6WhenUnused;
 use attach::{dns, mac, mtu};
 use cni::args::Args;
 use cni::{Dns, Error, Network, Result};
@@ -27,7 +28,7 @@ struct Conf {
     selinux_context: String,
     bridge: String,
     #[serde(rename = "disableIPv6WhenUnused")]
-    disable_ipv6_when_unused: bool,
+    disable_ipv6_when_unused: DisableIpv6WhenUnused,
     #[serde(rename = "runtimeConfig")]
     runtime_config: MacConf,
     /// Must be an object; nothing in it is for this plugin.
@@ -52,7 +53,7 @@ pub(crate) struct Plan {
     pub(crate) selinux_context: Option<String>,
     /// A bridge in the container.
     pub(crate) bridge: Option<String>,
-    pub(crate) disable_ipv6_when_unused: bool,
+    pub(crate) disable_ipv6_when_unused: DisableIpv6WhenUnused,
     pub(crate) ipam: Option<Ipam>,
     /// Instead of the one IPAM gives.
     pub(crate) dns: Option<Dns>,

@@ -17,11 +17,10 @@
 
 mod conf;
 
-use attach::addresses::{self, Target};
 use attach::ipam;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{ability, contained, kernel, neighbours, verify};
+use attach::{ability, contained, kernel, verify};
 use cni::{Error, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::Socket;
@@ -64,25 +63,19 @@ impl Plugin for Tap {
         if let Some(bridge) = &plan.bridge {
             verify_port(container, &link, bridge)?;
         }
-        let target = target(container, &link, request, at as i64);
+        let target = contained::target(container, &link, request, at as i64);
         verify::addresses_and_routes(&target, &promised)?;
-        match plan.disable_ipv6_when_unused {
-            true => neighbours::verify_ipv6_disabled(target.name, &promised),
-            false => Ok(()),
-        }
+        plan.disable_ipv6_when_unused.verify(target.name, &promised)
     }
 
     fn restore(&self, request: &Request) -> Result<()> {
         let plan = Plan::new(&request.network, &request.args)?;
-        let promised = verify::prev_result(request)?;
-        let at = verify::interface(request, &promised)?;
         let mut sandbox = Sandbox::open(request)?;
-        let link = verify::container_link(sandbox.enter()?, &promised.interfaces[at], KIND)?;
-        let container = sandbox.container()?;
-        if let Some(bridge) = &plan.bridge {
-            put_back_port(container, &link, bridge)?;
+        let (link, _) = contained::restore(&mut sandbox, KIND, plan.disable_ipv6_when_unused)?;
+        match &plan.bridge {
+            Some(bridge) => put_back_port(sandbox.container()?, &link, bridge),
+            None => Ok(()),
         }
-        addresses::restore(&target(container, &link, request, at as i64), &promised)
     }
 
     fn del(&self, request: &Request) -> Result<()> {
@@ -121,10 +114,8 @@ fn attach<'r>(
         Some(ipam) => contained::lease(sandbox, undo, ipam, KIND)?,
         None => Success::default(),
     };
-    let target = target(sandbox.container()?, &link, sandbox.request, 0);
-    if plan.disable_ipv6_when_unused {
-        neighbours::disable_ipv6_if_unused(target.name, &success)?;
-    }
+    let target = contained::target(sandbox.container()?, &link, sandbox.request, 0);
+    plan.disable_ipv6_when_unused.apply(target.name, &success)?;
     contained::configure(&target, &success)?;
     success.interfaces = vec![contained::interface(sandbox.request, &link, plan.mtu)];
     if let Some(dns) = &plan.dns {
@@ -216,8 +207,4 @@ fn put_back_port(container: &Socket, link: &Link, bridge: &str) -> Result<()> {
         (None, bridge) => link::set_master(container, link.index, bridge).map_err(kernel),
         (Some(_), _) => verify_port(container, link, bridge),
     }
-}
-
-fn target<'a>(container: &'a Socket, link: &Link, request: &'a Request, at: i64) -> Target<'a> {
-    Target { socket: container, index: link.index, name: request.ifname.as_str(), interface: at }
 }

@@ -1,6 +1,7 @@
 //! What the user wrote, and what it means.
 
 use attach::ipam::Ipam;
+use attach::neighbours::DisableIpv6WhenUnused;
 use attach::parent::Place;
 use attach::{dns, mtu};
 use cni::{Dns, Error, Network, Result};
@@ -22,7 +23,7 @@ struct Conf {
     #[serde(rename = "linkInContainer")]
     link_in_container: bool,
     #[serde(rename = "disableIPv6WhenUnused")]
-    disable_ipv6_when_unused: bool,
+    disable_ipv6_when_unused: DisableIpv6WhenUnused,
 }
 
 /// What ADD makes and CHECK expects.
@@ -32,7 +33,7 @@ pub(crate) struct Plan {
     pub(crate) id: u16,
     /// In bytes; `None` is the parent's.
     pub(crate) mtu: Option<u32>,
-    pub(crate) disable_ipv6_when_unused: bool,
+    pub(crate) disable_ipv6_when_unused: DisableIpv6WhenUnused,
     pub(crate) ipam: Ipam,
     /// Instead of the one IPAM gives.
     pub(crate) dns: Option<Dns>,

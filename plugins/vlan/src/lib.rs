@@ -19,7 +19,7 @@ use attach::contained::{self, Birth};
 use attach::parent::{self, Child, Parent, Place};
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
-use attach::{kernel, neighbours, verify};
+use attach::{kernel, verify};
 use cni::{Error, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::link::{Link, LinkInfo, VlanSpec};
@@ -57,14 +57,13 @@ impl Plugin for Vlan {
         verify::link_state(&link, &promised.interfaces[at])?;
         let target = contained::target(sandbox.container()?, &link, request, at as i64);
         verify::addresses_and_routes(&target, &promised)?;
-        match plan.disable_ipv6_when_unused {
-            true => neighbours::verify_ipv6_disabled(target.name, &promised),
-            false => Ok(()),
-        }
+        plan.disable_ipv6_when_unused.verify(target.name, &promised)
     }
 
     fn restore(&self, request: &Request) -> Result<()> {
-        contained::restore(request, KIND)
+        let plan = Plan::new(&request.network)?;
+        let mut sandbox = Sandbox::open(request)?;
+        contained::restore(&mut sandbox, KIND, plan.disable_ipv6_when_unused).map(drop)
     }
 
     fn del(&self, request: &Request) -> Result<()> {
@@ -99,9 +98,7 @@ fn attach<'r>(
     let link = create(sandbox, undo, plan, &parent)?;
     let mut success = contained::lease(sandbox, undo, &plan.ipam, KIND)?;
     let target = contained::target(sandbox.container()?, &link, sandbox.request, 0);
-    if plan.disable_ipv6_when_unused {
-        neighbours::disable_ipv6_if_unused(target.name, &success)?;
-    }
+    plan.disable_ipv6_when_unused.apply(target.name, &success)?;
     contained::configure(&target, &success)?;
     success.interfaces = vec![contained::interface(sandbox.request, &link, plan.mtu)];
     if let Some(dns) = &plan.dns {

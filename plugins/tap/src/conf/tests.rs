@@ -28,7 +28,7 @@ fn all_keys_are_read() {
     assert_eq!((plan.mtu, plan.owner, plan.group), (Some(1400), Some(107), Some(0)));
     assert_eq!(plan.selinux_context.as_deref(), Some("a:b:c"));
     assert_eq!(plan.bridge.as_deref(), Some("br0"));
-    assert!(plan.disable_ipv6_when_unused);
+    assert!(plan.disable_ipv6_when_unused.0);
 }
 
 #[test]
