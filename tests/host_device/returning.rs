@@ -1,5 +1,8 @@
 //! DEL and GC: the device comes back as it was, from wherever it is.
 
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -21,6 +24,8 @@ pub(super) fn list() -> Vec<Case> {
         [] a_device_that_was_down_comes_back_down,
         [] once_more_and_before_and_without_a_namespace,
         [] a_namespace_the_runtime_does_not_name_is_found,
+        [] a_namespace_that_lost_its_path_is_found,
+        [] a_path_that_is_anothers_by_now_is_no_obstacle,
         [] a_virtual_device_ends_with_its_namespace,
         [] what_the_kernel_brought_home_gets_its_name_back,
         [] the_next_add_fetches_what_came_home,
@@ -166,6 +171,115 @@ fn a_namespace_the_runtime_does_not_name_is_found(host: &Host) {
     host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
     host.plugin("host-device").del_without_netns(&pod, "eth0", &conf).expect_ok();
     assert_eq!(leases(host), 0);
+    host.expect_unchanged_but(&before, LEFT);
+}
+
+/// What keeps a namespace alive without its path.
+enum Keeper {
+    Process(Child),
+    Mount(&'static str),
+    Descriptor(#[expect(dead_code, reason = "it is only kept open")] File),
+}
+
+impl Keeper {
+    fn process(host: &Host, pod: &Container) -> Keeper {
+        let net = format!("--net={}", pod.path().display());
+        let child = Command::new("nsenter").args([&net, "sleep", "600"]).spawn();
+        let child = child.expect("nsenter starts");
+        let namespace = || fs::metadata(format!("/proc/{}/ns/net", child.id())).map(|m| m.ino());
+        let own = fs::metadata(pod.path()).expect("it is bound").ino();
+        host.wait_until("the process is there", || namespace().ok() == Some(own));
+        Keeper::Process(child)
+    }
+
+    fn mount(host: &Host, pod: &Container) -> Keeper {
+        let path = "/run/kept";
+        host.exec(format!("touch {path}"));
+        host.exec(format!("mount --bind {} {path}", pod.path().display()));
+        Keeper::Mount(path)
+    }
+
+    fn descriptor(_: &Host, pod: &Container) -> Keeper {
+        Keeper::Descriptor(File::open(pod.path()).expect("it is bound"))
+    }
+
+    fn end(self, host: &Host) {
+        match self {
+            Keeper::Process(mut child) => {
+                child.kill().expect("it is ours");
+                child.wait().expect("it is ours");
+            }
+            Keeper::Mount(path) => {
+                host.exec(format!("umount {path}"));
+                host.exec(format!("rm {path}"));
+            }
+            Keeper::Descriptor(_) => {}
+        }
+    }
+}
+
+/// Whether the record has what older builds, and older kernels, do not tell; takes it
+/// away with `forget`.
+fn knows_the_numbers_of_namespaces(host: &Host, forget: bool) -> bool {
+    let folder = "/var/lib/cni/oxcni/host-device";
+    let name = host.files(folder).pop_first().expect("a record");
+    let path = format!("{folder}/{name}");
+    let text = fs::read(&path).expect("readable");
+    let mut record: Value = serde_json::from_slice(&text).expect("JSON");
+    if forget {
+        record.as_object_mut().expect("an object").remove("netnsId");
+        host.write(&path, record.to_string());
+    }
+    record["netnsId"].as_u64().is_some_and(|number| number != 0)
+}
+
+fn a_namespace_that_lost_its_path_is_found(host: &Host) {
+    device(host, "ens5");
+    let conf = leased(host);
+    let host_device = host.plugin("host-device");
+    let other = host.container("other");
+    let before = host.snapshot();
+    let keepers = [Keeper::process, Keeper::mount, Keeper::descriptor];
+    for (run, keep) in keepers.into_iter().enumerate() {
+        for is_old in [false, true] {
+            let pod = host.container(&format!("pod{run}{is_old}"));
+            host_device.add(&pod, "eth0", &conf).expect_result();
+            let keeper = keep(host, &pod);
+            pod.destroy();
+            let is_known = knows_the_numbers_of_namespaces(host, is_old);
+            if matches!(keeper, Keeper::Descriptor(_)) && !is_known {
+                // It leads nowhere that could be looked into.
+                host_device.del(&pod, "eth0", &conf).expect_ok();
+                assert_eq!((host.links(), records(host)), (vec!["lo".to_owned()], 0));
+                keeper.end(host);
+                return;
+            }
+            host_device.status(&conf).expect_ok();
+            let lent = host_device.add(&other, "eth0", &conf);
+            lent.expect_error(999, "of network net has it as eth0 in");
+            let outcome = host_device.del(&pod, "eth0", &conf);
+            outcome.expect_ok();
+            assert_eq!(outcome.stderr(), "");
+            assert_eq!((leases(host), records(host)), (0, 0));
+            keeper.end(host);
+            host.expect_unchanged_but(&before, &["/var/lib/cni", "/run/mount"]);
+        }
+    }
+}
+
+fn a_path_that_is_anothers_by_now_is_no_obstacle(host: &Host) {
+    device(host, "ens5");
+    let conf = leased(host);
+    let pod = host.container("pod");
+    let before = host.snapshot();
+    host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
+    let keeper = Keeper::process(host, &pod);
+    pod.destroy();
+    pod.recreate();
+    let outcome = host.plugin("host-device").del(&pod, "eth0", &conf);
+    outcome.expect_ok();
+    assert_eq!(outcome.stderr(), "");
+    keeper.end(host);
     host.expect_unchanged_but(&before, LEFT);
 }
 
@@ -399,7 +513,7 @@ fn gc_returns_devices_of_invalid_attachments(host: &Host) {
 }
 
 fn gc_drops_records_of_nothing(host: &Host) {
-    device(host, "ens5");
+    let far = device(host, "ens5");
     let pod = host.container("pod");
     let conf = addressed(host);
     let none = network::with(&conf, json!({"cni.dev/valid-attachments": []}));
@@ -407,7 +521,7 @@ fn gc_drops_records_of_nothing(host: &Host) {
     host.write("/var/lib/cni/oxcni/host-device/net:ctr-x:eth0", "");
     host.write("/var/lib/cni/oxcni/host-device/other:ctr-x:eth0", "");
     pod.destroy();
-    host.wait_until("the pair is gone", || host.links() == ["lo"]);
+    host.wait_until("the pair is gone", || far.links() == ["lo"]);
     let outcome = host.plugin("host-device").gc(&none);
     outcome.expect_ok();
     assert!(outcome.stderr().contains("device ens5, lent to container ctr-pod, is lost"));

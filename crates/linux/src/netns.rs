@@ -1,5 +1,5 @@
 //! Network namespaces: open one by path, compare, enter, run a child in it; whether
-//! one has ended.
+//! one has ended, and where it lives on.
 
 mod ended;
 
@@ -70,6 +70,11 @@ impl Namespace {
                 let error = Error::from_io(operation(), &error);
                 if not_there { error.of_kind(ErrorKind::NotFound) } else { error }
             })?;
+        Namespace::of_file(file, path.to_owned())
+    }
+
+    fn of_file(file: File, path: PathBuf) -> Result<Namespace> {
+        let operation = || format!("open network namespace {}", path.display());
         let metadata = file.metadata().map_err(|error| Error::from_io(operation(), &error))?;
         if !is_network_namespace(&file).map_err(|error| Error::from_io(operation(), &error))? {
             return Err(Error::with_kind(
@@ -80,7 +85,7 @@ impl Namespace {
             .hint("the namespace may have been removed and its file left behind"));
         }
         let id = NamespaceId { dev: metadata.dev(), ino: metadata.ino() };
-        Ok(Namespace { file, id, path: path.to_owned() })
+        Ok(Namespace { file, id, path })
     }
 
     /// The namespace of the calling thread.
@@ -112,7 +117,13 @@ impl Namespace {
         self.id
     }
 
-    /// The path it was opened by.
+    /// What it is recognised by after its end; `None` without /proc.
+    #[must_use]
+    pub fn trace(&self) -> Option<Trace> {
+        Trace::of(Path::new(&format!("/proc/thread-self/fd/{}", self.file.as_raw_fd())))
+    }
+
+    /// The path it was opened by; `net:[4026531840]` where it has none.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -229,7 +229,7 @@ fn take<'r>(
     surroundings: Surroundings,
 ) -> Result<Link> {
     let request = sandbox.request;
-    let mut record = Record::new(request, namespace_id(sandbox)?, Some(device.clone()), None)?;
+    let mut record = Record::new(request, namespace(sandbox)?, Some(device.clone()), None)?;
     record.surroundings = surroundings.to_json();
     record.write()?;
     match device::lend(sandbox, &device) {
@@ -295,7 +295,7 @@ fn reserve<'r>(
             )));
         }
     }
-    let record = Record::new(request, namespace_id(sandbox)?, None, Some(pci_bus_id.clone()))?;
+    let record = Record::new(request, namespace(sandbox)?, None, Some(pci_bus_id.clone()))?;
     record.write()?;
     undo.push("remove the record", move |_| record.remove());
     let mut success = lease(sandbox, undo, plan)?;
@@ -406,12 +406,13 @@ fn is_in_user_space(
 fn give_back(sandbox: &Sandbox) -> Result<()> {
     let request = sandbox.request;
     let record = record::of(request)?;
-    let namespace = match &record {
-        // A runtime may not give a namespace that is still there.
-        Some(record) if sandbox.namespace().is_none() => record.namespace()?,
+    let given = sandbox.namespace();
+    let own = match &record {
+        // A runtime may not give a namespace that is still there, or another one.
+        Some(record) if !given.is_some_and(|given| record.is_in(given)) => record.namespace()?,
         _ => None,
     };
-    let namespace = sandbox.namespace().or(namespace.as_ref());
+    let namespace = own.as_ref().or(given);
     let container = namespace.map(Namespace::route_socket).transpose().map_err(kernel)?;
     let sides = Sides { host: sandbox.host(), home: sandbox.home(), container: container.as_ref() };
     match record {
@@ -542,9 +543,9 @@ fn present_or_lent(selection: &Selection) -> Result<()> {
     Err(lost)
 }
 
-fn namespace_id(sandbox: &Sandbox) -> Result<linux::netns::NamespaceId> {
+fn namespace<'s>(sandbox: &'s Sandbox) -> Result<&'s Namespace> {
     let gone = || Error::internal("move the device: the network namespace is gone");
-    sandbox.namespace().map(Namespace::id).ok_or_else(gone)
+    sandbox.namespace().ok_or_else(gone)
 }
 
 fn target<'a>(socket: &'a Socket, index: u32, request: &'a Request, interface: i64) -> Target<'a> {

@@ -10,11 +10,12 @@
 //! | missing | DEL goes by the alias of the device, as the reference plugin does |
 //! | malformed | as if it were missing; DEL and GC remove it |
 
+use crate::recognise;
 use attach::records::{FILE_NAME_MAX, boot_id, hashed_name};
 use cni::{AttachmentId, Attachments, Code, Error, Network, Request, Result};
 use linux::Namespace;
-use linux::link::Link;
-use linux::netns::NamespaceId;
+use linux::link::{self, Link};
+use linux::netns::{NamespaceId, Trace};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -46,6 +47,9 @@ pub(crate) struct Record {
     pub(crate) netns: String,
     netns_device: u64,
     netns_inode: u64,
+    /// Of [`Trace`]; 0 in records of older builds as well.
+    #[serde(default)]
+    netns_id: u64,
     /// A device does not stay in a container over a reboot.
     boot_id: String,
     /// What is lent; `None` when a program in user space drives it, and there
@@ -123,18 +127,20 @@ impl Record {
     /// The boot has no identity: /proc is not mounted.
     pub(crate) fn new(
         request: &Request,
-        namespace: NamespaceId,
+        namespace: &Namespace,
         device: Option<Device>,
         pci_bus_id: Option<String>,
     ) -> Result<Record> {
         let AttachmentId { container_id, ifname } = request.attachment();
+        let NamespaceId { dev, ino } = namespace.id();
         Ok(Record {
             network: request.network.name().to_string(),
             container_id,
             ifname,
             netns: request.sandbox(),
-            netns_device: namespace.dev,
-            netns_inode: namespace.ino,
+            netns_device: dev,
+            netns_inode: ino,
+            netns_id: namespace.trace().map_or(0, |trace| trace.id),
             boot_id: boot_id()?,
             device,
             pci_bus_id,
@@ -152,13 +158,32 @@ impl Record {
         Ok(self.boot_id != boot_id()?)
     }
 
-    /// The container's namespace, if it is still there under its path.
+    /// The container's namespace, under its path or wherever else it lives on.
     pub(crate) fn namespace(&self) -> Result<Option<Namespace>> {
         if self.is_of_another_boot()? {
             return Ok(None);
         }
+        let under_its_path = Namespace::open(&self.netns).ok().filter(|it| self.is_in(it));
+        Ok(under_its_path.or_else(|| self.namespace_elsewhere()))
+    }
+
+    /// Is it the container's namespace?
+    pub(crate) fn is_in(&self, namespace: &Namespace) -> bool {
         let id = NamespaceId { dev: self.netns_device, ino: self.netns_inode };
-        Ok(Namespace::open(&self.netns).ok().filter(|namespace| namespace.id() == id))
+        let is_another = |trace: Trace| ![0, self.netns_id].contains(&trace.id);
+        let is_known = self.netns_id != 0;
+        namespace.id() == id && !(is_known && namespace.trace().is_some_and(is_another))
+    }
+
+    /// One about to end may be there for a moment, and before Linux 6.18 another one may
+    /// have its number: the device tells.
+    fn namespace_elsewhere(&self) -> Option<Namespace> {
+        let trace = Trace { number: self.netns_inode.try_into().ok()?, id: self.netns_id };
+        let found = trace.open().filter(|it| self.is_in(it))?;
+        let Some(device) = &self.device else { return Some(found).filter(|_| trace.id != 0) };
+        let links = link::list(&found.route_socket().ok()?).ok()?;
+        recognise::in_container(device, &self.ifname, &links)?;
+        Some(found)
     }
 
     /// Writes it: whole, or not at all. One that an earlier ADD left is

@@ -14,14 +14,17 @@
 //!   [`id`](Trace::id).
 //!
 //! Anything else, and any error, leaves it open.
+//!
+//! One that lives is found by the same means: [`Trace::open`].
 
-use super::NSFS_MAGIC;
+use super::{NSFS_MAGIC, Namespace};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::statfs;
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsString};
+use std::fmt;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -60,23 +63,65 @@ impl Trace {
         }
     }
 
+    /// The namespace, under whatever path, mount or process it lives on; since Linux
+    /// 6.18 also when there is none of them, as in a descriptor. `None` when it has
+    /// ended, or cannot be found. Where the [`id`](Trace::id) is not known, it may be
+    /// another one that got the number since.
+    #[must_use]
+    pub fn open(&self) -> Option<Namespace> {
+        let is_it = |found: &Namespace| found.id.ino == u64::from(self.number);
+        let by_handle = own_file().filter(|_| self.id != 0).map(|own| self.handle().open(&own));
+        let mut found = None;
+        match by_handle {
+            Some(Ok(file)) => found = Namespace::of_file(file.into(), self.to_string().into()).ok(),
+            Some(Err(Errno::ESTALE)) => {}
+            _ => each_namespace(&mut |kind, number, path| {
+                if found.is_none() && number == self.number && !is_another(kind, path, *self) {
+                    found = Namespace::open(path).ok().filter(is_it);
+                }
+            }),
+        }
+        found.filter(is_it)
+    }
+
     /// What the kernel says of it, asked by `own`; `None` when it says nothing.
     fn has_ended(&self, own: Option<&File>) -> Option<bool> {
-        match Handle::of_trace(*self).open(own.filter(|_| self.id != 0)?) {
+        match self.handle().open(own.filter(|_| self.id != 0)?) {
             Ok(_) => Some(false),
             Err(Errno::ESTALE) => Some(true),
             Err(_) => None,
         }
     }
+
+    fn handle(&self) -> Handle {
+        Handle {
+            bytes: Handle::BYTES,
+            format: Handle::FORMAT,
+            id: self.id,
+            kind: CloneFlags::CLONE_NEWNET.bits(),
+            number: self.number,
+        }
+    }
+}
+
+impl fmt::Display for Trace {
+    /// As the kernel names it: `net:[4026531840]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "net:[{}]", self.number)
+    }
+}
+
+/// Any namespace's file stands for the file system that handles are of. A kernel that
+/// gives none finds none either, which is no answer.
+fn own_file() -> Option<File> {
+    let own = Path::new("/proc/thread-self/ns/net");
+    Handle::of(own).and_then(|_| File::open(own).ok())
 }
 
 /// Which of them are known to have ended, in the same order.
 #[must_use]
 pub fn ended(traces: &[Trace]) -> Vec<bool> {
-    // Any namespace's file stands for the file system that handles are of. A kernel
-    // that gives none finds none either, which is no answer.
-    let own = Path::new("/proc/thread-self/ns/net");
-    let own = Handle::of(own).and_then(|_| File::open(own).ok());
+    let own = own_file();
     let mut known: Vec<Option<bool>> =
         traces.iter().map(|trace| trace.has_ended(own.as_ref())).collect();
     if let Some(highest) = unknown(traces, &known).map(|trace| trace.number).max() {
@@ -238,16 +283,6 @@ impl Handle {
         };
         let is_one = code == 0 && handle.bytes == Handle::BYTES && handle.format == Handle::FORMAT;
         is_one.then_some(handle)
-    }
-
-    fn of_trace(trace: Trace) -> Handle {
-        Handle {
-            bytes: Handle::BYTES,
-            format: Handle::FORMAT,
-            id: trace.id,
-            kind: CloneFlags::CLONE_NEWNET.bits(),
-            number: trace.number,
-        }
     }
 
     /// Opens the namespace; `any` is a file of the same file system.

@@ -70,6 +70,28 @@ fn a_descriptor_keeps_a_namespace() {
 }
 
 #[test]
+fn a_namespace_is_found_by_its_trace() {
+    in_new_namespace(|_| {
+        let there = new_namespace();
+        let id = there.id();
+        let trace = there.trace().unwrap();
+        let open = |trace: Trace| trace.open().map(|found| found.id());
+        if trace.id != 0 {
+            assert_eq!(open(trace), Some(id), "only this descriptor keeps it");
+            assert_eq!(open(Trace { id: trace.id ^ 1 << 40, ..trace }), None);
+        }
+        let mut child = Command::new("sleep");
+        child.arg("60");
+        there.run_command_in(&mut child).unwrap();
+        let mut child = child.spawn().unwrap();
+        assert_eq!(open(trace), Some(id));
+        assert_eq!(open(Trace { id: 0, ..trace }), Some(id), "by its number alone");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    });
+}
+
+#[test]
 fn a_socket_stays_where_it_was_opened() {
     in_new_namespace(|socket| {
         let spec = VethSpec {
