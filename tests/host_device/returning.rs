@@ -63,6 +63,7 @@ fn whatever_the_application_changed_is_undone(host: &Host) {
     host.plugin("host-device").add(&pod, "eth0", &conf).expect_result();
     for command in [
         "ip link set eth0 mtu 1300 txqueuelen 7 promisc on",
+        "ip link set eth0 arp off multicast off allmulticast on group 7",
         "ip link set eth0 down",
         "ip link set eth0 address 02:00:00:00:00:77",
         "ip link set eth0 name wan",

@@ -13,6 +13,7 @@ pub(super) fn list() -> Vec<Case> {
         [Ipv6] no_route_comes_back_as_a_broader_one,
         [Bridge] a_failed_add_gives_back_the_port_of_a_bridge,
         [Bridge, BridgeVlan] a_failed_add_gives_back_the_vlans_of_a_port,
+        [Vlan, Macvlan, Ipv6] links_on_the_device_stay_as_they_were,
         [Ipv6] a_failed_add_gives_back_addresses_in_use,
         [] what_can_be_refused_is_refused_before_the_move,
         [Strace, Ipv6] whatever_request_fails_nothing_is_changed,
@@ -34,6 +35,15 @@ fn a_failed_add_gives_back_what_the_host_had_configured(host: &Host) {
         "ip route add 10.9.0.0/16 via 10.5.0.1 metric 5 mtu 1300",
         "ip route add 10.8.0.0/16 dev ens5 table 99",
         "ip -6 route add default via 2001:db8:5::1",
+        "ip address add 10.5.4.7/24 dev ens5 metric 77",
+        "ip address add 10.5.5.7/24 dev ens5 noprefixroute",
+        "ip address add 2001:db8:6::7/64 dev ens5 nodad home metric 500",
+        "ip address add 2001:db8:7::7/64 dev ens5 nodad mngtmpaddr noprefixroute",
+        "ip route add 10.10.0.0/16 via 10.5.0.1 mtu lock 1300 window 5000 initcwnd 20",
+        "ip -6 route add 2001:db8:9::/48 via 2001:db8:5::1 hoplimit 30 pref high",
+        "ip neigh add proxy 10.5.0.3 dev ens5",
+        "ip neigh add proxy 2001:db8:5::3 dev ens5",
+        "ip neigh add 2001:db8:5::b lladdr 02:00:5e:10:00:0b dev ens5 nud permanent router",
         "ip neigh add 10.5.0.9 lladdr 02:00:5e:10:00:09 dev ens5 nud permanent",
         "ip neigh add 2001:db8:5::9 lladdr 02:00:5e:10:00:09 dev ens5 nud permanent",
         "ip link property add dev ens5 altname eth0",
@@ -138,6 +148,44 @@ fn a_failed_add_gives_back_the_vlans_of_a_port(host: &Host) {
     host.exec("bridge vlan add dev ens5 vid 20-29");
     settle(host, "ens5");
     expect_unchanged_by_a_late_failure(host);
+}
+
+/// They stay on the host when the device leaves it.
+fn links_on_the_device_stay_as_they_were(host: &Host) {
+    device(host, "ens5");
+    for command in [
+        "ip link add link ens5 name ens5.7 type vlan id 7",
+        "ip link add link ens5.7 name inner type vlan id 8",
+        "ip link add link ens5 name off type vlan id 9",
+        "ip link set off up",
+        "ip link set off down",
+        "ip link add link ens5 name mv type macvlan mode bridge",
+        "ip link set ens5.7 mtu 1450 up",
+        "ip link set inner up",
+        "ip link set mv up",
+        "ip address add 10.7.0.7/24 dev ens5.7",
+        "ip address add 2001:db8:7::7/64 dev ens5.7 nodad",
+        "ip address add 2001:db8:8::7/64 dev inner nodad",
+        "ip address add 2001:db8:9::7/64 dev mv nodad",
+        "ip route add 10.77.0.0/16 via 10.7.0.1",
+        "ip -6 route add 2001:db8:77::/48 via 2001:db8:8::1",
+        "ip -6 route add 2001:db8:78::/48 via 2001:db8:9::1",
+        "ip neigh add 10.7.0.9 lladdr 02:00:5e:10:00:09 dev ens5.7 nud permanent",
+    ] {
+        host.exec(command);
+    }
+    for name in ["ens5", "ens5.7", "inner", "mv"] {
+        settle(host, name);
+    }
+    expect_unchanged_by_a_late_failure(host);
+    let pod = host.container("two");
+    let before = host.snapshot();
+    host.plugin("host-device").add(&pod, "eth0", &leased(host)).expect_result();
+    pod.exec("ip link set eth0 mtu 1400");
+    let outcome = host.plugin("host-device").del(&pod, "eth0", &leased(host));
+    outcome.expect_ok();
+    assert_eq!(outcome.stderr(), "");
+    host.expect_unchanged_but(&before, LEFT);
 }
 
 /// Nobody is asked again whether he has them.

@@ -196,7 +196,10 @@ fn verify_sources(host: &Socket, name: &str, promised: &[Route]) -> Result<()> {
 fn verify_neighbours(socket: &Socket, name: &str, promised: &[Neigh]) -> Result<()> {
     let Some(first) = promised.first() else { return Ok(()) };
     let present = neigh::list(socket, None, Some(first.index)).map_err(kernel)?;
-    match promised.iter().find(|entry| !present.contains(entry)) {
+    let is_there = |entry: &&Neigh| {
+        present.iter().any(|other| Neigh { flags: entry.flags, ..*other } == **entry)
+    };
+    match promised.iter().find(|entry| !is_there(entry)) {
         None => Ok(()),
         Some(entry) => Err(Error::internal(format!(
             "check {name}: the permanent neighbour entry of {} is missing",
@@ -438,7 +441,8 @@ fn prune(
         }
         for (_, route) in go {
             gone_is_fine(route::delete(host, &route))?;
-            let entry = Neigh { index: shim.index, ip: route.dst.ip(), mac: None, state: 0 };
+            let entry =
+                Neigh { index: shim.index, ip: route.dst.ip(), mac: None, state: 0, flags: 0 };
             gone_is_fine(neigh::delete(host, &entry))?;
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
+use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
@@ -13,8 +14,8 @@ use crate::family::{Family, wire_or_any};
 use crate::netlink::{Attrs, Message, Reply, Socket, field_u8, field_u32};
 use crate::route::Scope;
 use crate::uapi::{
-    IFA_ADDRESS, IFA_BROADCAST, IFA_FLAGS, IFA_LABEL, IFA_LOCAL, IFADDRMSG_LEN, NLM_F_CREATE,
-    NLM_F_EXCL, NLM_F_REPLACE, RTM_DELADDR, RTM_GETADDR, RTM_NEWADDR,
+    IFA_ADDRESS, IFA_BROADCAST, IFA_FLAGS, IFA_LABEL, IFA_LOCAL, IFA_PROTO, IFA_RT_PRIORITY,
+    IFADDRMSG_LEN, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, RTM_DELADDR, RTM_GETADDR, RTM_NEWADDR,
 };
 
 /// An address on a link: as the kernel reported it, or to be added.
@@ -35,6 +36,10 @@ pub struct Addr {
     /// IPv4 only: the name it shows under in old tools; starts with the
     /// link's.
     pub label: Option<String>,
+    /// Metric of the route to its subnet, where it is not the usual one.
+    pub metric: Option<u32>,
+    /// Who made it (`IFAPROT_*`), where that was said; since Linux 5.18.
+    pub protocol: Option<u8>,
 }
 
 /// Flags of an address (`IFA_F_*`, include/uapi/linux/if_addr.h).
@@ -97,6 +102,8 @@ impl Addr {
             flags: AddrFlags::default(),
             broadcast,
             label: None,
+            metric: None,
+            protocol: None,
         }
     }
 
@@ -187,6 +194,9 @@ impl Addr {
                 body.attributes.push(AddressAttribute::Flags(all));
             }
             body.attributes.extend(self.broadcast.map(AddressAttribute::Broadcast));
+            body.attributes.extend(self.metric.map(AddressAttribute::RoutePriority));
+            let protocol = |protocol| DefaultNla::new(IFA_PROTO, vec![protocol]);
+            body.attributes.extend(self.protocol.map(protocol).map(AddressAttribute::Other));
         }
         body.attributes.extend(self.label.clone().map(AddressAttribute::Label));
         Message::with_body(kind, flags, operation, &body)
@@ -202,6 +212,7 @@ impl Addr {
         let prefix = field_u8(body, 1)?;
         let mut flags = u32::from(field_u8(body, 2)?);
         let (mut local, mut address, mut broadcast, mut label) = (None, None, None, None);
+        let (mut metric, mut protocol) = (None, None);
         for attr in Attrs::after(body, IFADDRMSG_LEN) {
             match attr.kind {
                 IFA_LOCAL => local = attr.ip(),
@@ -211,6 +222,9 @@ impl Addr {
                 }
                 IFA_LABEL => label = attr.str().map(str::to_owned),
                 IFA_FLAGS => flags = attr.u32()?,
+                // 0 means none, which is also said by leaving it out.
+                IFA_RT_PRIORITY => metric = attr.u32().filter(|&metric| metric != 0),
+                IFA_PROTO => protocol = attr.u8().filter(|&protocol| protocol != 0),
                 _ => {}
             }
         }
@@ -228,6 +242,8 @@ impl Addr {
             flags: AddrFlags(flags),
             broadcast,
             label,
+            metric,
+            protocol,
         })
     }
 }

@@ -199,6 +199,13 @@ const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 1 << 3;
 const IFF_PROMISC: u32 = 1 << 8;
 const IFF_ALLMULTI: u32 = 1 << 9;
+const IFF_NOARP: u32 = 1 << 7;
+const IFF_MULTICAST: u32 = 1 << 12;
+const IFF_DYNAMIC: u32 = 1 << 15;
+
+/// Those of [`Link::flags`] that are a user's to set beside up and promiscuous mode:
+/// `arp`, `multicast`, `allmulticast`, `dynamic`.
+pub const SETTABLE_FLAGS: u32 = IFF_NOARP | IFF_ALLMULTI | IFF_MULTICAST | IFF_DYNAMIC;
 
 impl Link {
     /// Whether it is set up (`ip link set up`); it may still lack a carrier.

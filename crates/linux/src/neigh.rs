@@ -23,16 +23,21 @@ pub struct Neigh {
     /// `NUD_*` bits (include/uapi/linux/neighbour.h): 0x02 reachable, 0x04
     /// stale, 0x20 failed, 0x80 permanent, ..
     pub state: u16,
+    /// `NTF_*` bits: 0x08 proxy, 0x80 router, ..
+    pub flags: u8,
 }
 
 impl Neigh {
     /// `NUD_PERMANENT`: set by hand, never asked for and never forgotten.
     pub const PERMANENT: u16 = 0x80;
 
+    /// `NTF_PROXY`: this host answers for the address; it has no state.
+    pub const PROXY: u8 = 0x08;
+
     /// An entry to be set by hand.
     #[must_use]
     pub fn permanent(index: u32, ip: IpAddr, mac: Mac) -> Neigh {
-        Neigh { index, ip, mac: Some(mac), state: Neigh::PERMANENT }
+        Neigh { index, ip, mac: Some(mac), state: Neigh::PERMANENT, flags: 0 }
     }
 
     /// The request of [`replace`].
@@ -48,6 +53,7 @@ impl Neigh {
         header[0] = u8::from(wire_or_any(Some(Family::of(self.ip))));
         header[4..8].copy_from_slice(&self.index.to_ne_bytes());
         header[8..10].copy_from_slice(&self.state.to_ne_bytes());
+        header[10] = self.flags;
         message.put(&header);
         match self.ip {
             IpAddr::V4(ip) => message.attr(NDA_DST, &ip.octets()),
@@ -67,6 +73,7 @@ impl Neigh {
             ip: attrs.find(NDA_DST)?.ip()?,
             mac: attrs.find(NDA_LLADDR).and_then(|attr| Mac::from_bytes(attr.payload)),
             state: field_u16(body, 8)?,
+            flags: field_u8(body, 10)?,
         })
     }
 }
@@ -98,9 +105,29 @@ pub fn delete(socket: &Socket, neigh: &Neigh) -> Result<()> {
 ///
 /// [`is_not_found`](crate::Error::is_not_found) when the link does not exist.
 pub fn list(socket: &Socket, family: Option<Family>, index: Option<u32>) -> Result<Vec<Neigh>> {
+    list_with(socket, 0, family, index)
+}
+
+/// The addresses that are answered for on the link with this index, like
+/// `ip neigh show proxy`.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn list_proxies(socket: &Socket, index: u32) -> Result<Vec<Neigh>> {
+    list_with(socket, Neigh::PROXY, None, Some(index))
+}
+
+fn list_with(
+    socket: &Socket,
+    flags: u8,
+    family: Option<Family>,
+    index: Option<u32>,
+) -> Result<Vec<Neigh>> {
     let mut message = Message::new(RTM_GETNEIGH, 0, "list neighbours");
     let mut header = [0; NDMSG_LEN];
     header[0] = u8::from(wire_or_any(family));
+    header[10] = flags;
     message.put(&header);
     if let Some(index) = index {
         message.attr_u32(NDA_IFINDEX, index);

@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop,
     RouteNextHopFlags, RouteVia,
@@ -20,9 +21,9 @@ use crate::netlink::{
 };
 use crate::uapi::{
     NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, RTA_DST, RTA_ENCAP, RTA_GATEWAY,
-    RTA_METRICS, RTA_MULTIPATH, RTA_NH_ID, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY, RTA_TABLE, RTA_VIA,
-    RTAX_ADVMSS, RTAX_MTU, RTM_DELROUTE, RTM_F_CLONED, RTM_GETROUTE, RTM_NEWROUTE, RTMSG_LEN,
-    RTNH_F_ONLINK,
+    RTA_METRICS, RTA_MULTIPATH, RTA_NH_ID, RTA_OIF, RTA_PREF, RTA_PREFSRC, RTA_PRIORITY, RTA_TABLE,
+    RTA_VIA, RTAX_ADVMSS, RTAX_CC_ALGO, RTAX_MTU, RTM_DELROUTE, RTM_F_CLONED, RTM_GETROUTE,
+    RTM_NEWROUTE, RTMSG_LEN, RTNH_F_ONLINK,
 };
 
 /// The main routing table (`RT_TABLE_MAIN`).
@@ -54,6 +55,11 @@ pub struct Route {
     pub mtu: Option<u32>,
     /// TCP segment size in bytes to advertise.
     pub advmss: Option<u32>,
+    /// The other metrics that are numbers, by `RTAX_*` (include/uapi/linux/rtnetlink.h):
+    /// what is locked, window, hop limit, ..
+    pub metrics: Vec<(u16, u32)>,
+    /// IPv6: `ICMPV6_ROUTER_PREF_*` where it is not medium.
+    pub preference: Option<u8>,
     /// Address this host sends from.
     pub source: Option<IpAddr>,
     /// Whether the gateway is on the link although no subnet says so.
@@ -94,6 +100,8 @@ impl Route {
             kind: RouteKind::UNICAST,
             mtu: None,
             advmss: None,
+            metrics: Vec::new(),
+            preference: None,
             source: None,
             onlink: false,
             next_hops: Vec::new(),
@@ -216,14 +224,20 @@ impl Route {
         attributes.extend(self.oif.map(RouteAttribute::Oif));
         attributes.extend(self.priority.map(RouteAttribute::Priority));
         attributes.extend(self.source.map(|ip| RouteAttribute::PrefSource(ip.into())));
-        let metrics: Vec<RouteMetric> =
+        let mut metrics: Vec<RouteMetric> =
             [self.mtu.map(RouteMetric::Mtu), self.advmss.map(RouteMetric::Advmss)]
                 .into_iter()
                 .flatten()
                 .collect();
+        let other = |(kind, value): &(u16, u32)| {
+            RouteMetric::Other(DefaultNla::new(*kind, value.to_ne_bytes().to_vec()))
+        };
+        metrics.extend(self.metrics.iter().map(other));
         if !metrics.is_empty() && !delete {
             attributes.push(RouteAttribute::Metrics(metrics));
         }
+        let preference = |value| DefaultNla::new(RTA_PREF, vec![value]);
+        attributes.extend(self.preference.map(preference).map(RouteAttribute::Other));
         if !self.next_hops.is_empty() {
             let hops = self.next_hops.iter().map(|hop| hop.wire(family)).collect();
             attributes.push(RouteAttribute::MultiPath(hops));
@@ -260,11 +274,20 @@ impl Route {
                 RTA_PREFSRC => route.source = attr.ip(),
                 RTA_TABLE => route.table = attr.u32()?,
                 RTA_METRICS => {
-                    let value = |kind| attr.nested().find(kind).and_then(|metric| metric.u32());
-                    route.mtu = value(RTAX_MTU);
-                    route.advmss = value(RTAX_ADVMSS);
+                    for metric in attr.nested() {
+                        match (metric.kind, metric.u32()) {
+                            (RTAX_MTU, value) => route.mtu = value,
+                            (RTAX_ADVMSS, value) => route.advmss = value,
+                            (kind, Some(value)) if kind != RTAX_CC_ALGO => {
+                                route.metrics.push((kind, value));
+                            }
+                            _ => {}
+                        }
+                    }
                 }
                 RTA_MULTIPATH => route.next_hops = next_hops(attr.payload),
+                // 0 is medium.
+                RTA_PREF => route.preference = attr.u8().filter(|&value| value != 0),
                 RTA_ENCAP | RTA_NH_ID => route.is_special = true,
                 _ => {}
             }

@@ -66,10 +66,12 @@ pub(crate) const RTA_METRICS: u16 = 8;
 pub(crate) const RTA_MULTIPATH: u16 = 9;
 pub(crate) const RTA_TABLE: u16 = 15;
 pub(crate) const RTA_VIA: u16 = 18;
+pub(crate) const RTA_PREF: u16 = 20;
 pub(crate) const RTA_ENCAP: u16 = 22;
 pub(crate) const RTA_NH_ID: u16 = 30;
 pub(crate) const RTAX_MTU: u16 = 2;
 pub(crate) const RTAX_ADVMSS: u16 = 8;
+pub(crate) const RTAX_CC_ALGO: u16 = 16;
 
 /// `sizeof(struct tcmsg)`.
 pub(crate) const TCMSG_LEN: usize = 20;
@@ -159,6 +161,8 @@ pub(crate) const IFA_LOCAL: u16 = 2;
 pub(crate) const IFA_LABEL: u16 = 3;
 pub(crate) const IFA_BROADCAST: u16 = 4;
 pub(crate) const IFA_FLAGS: u16 = 8;
+pub(crate) const IFA_RT_PRIORITY: u16 = 9;
+pub(crate) const IFA_PROTO: u16 = 11;
 
 // include/uapi/linux/fib_rules.h
 /// `sizeof(struct fib_rule_hdr)`.

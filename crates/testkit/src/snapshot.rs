@@ -136,8 +136,9 @@ pub(crate) fn of_host(host: &Host, folders: &[&str]) -> Snapshot {
 /// The network namespace alone.
 pub(crate) fn of_network(place: &impl Netns) -> Snapshot {
     let give_up = Instant::now() + ADDRESS_BOUND;
-    let [links, addresses, neighbours] = loop {
-        let read = ask(place, "ip", ["link show", "address show", "neighbour show nud permanent"]);
+    let [links, addresses, mut neighbours, proxies] = loop {
+        let neighbours = ["neighbour show nud permanent", "neighbour show proxy"];
+        let read = ask(place, "ip", ["link show", "address show", neighbours[0], neighbours[1]]);
         if tentative(&read[1]).is_empty() {
             break read;
         }
@@ -155,6 +156,7 @@ pub(crate) fn of_network(place: &impl Netns) -> Snapshot {
         add("route", sorted(routes.iter().filter(|route| !follows_from_carrier(route)).map(fact)));
         add("rule", rules.iter().map(|rule| format!("{family} {}", fact(rule))).collect());
     }
+    neighbours.extend(proxies);
     add("neighbour", sorted(neighbours.iter().map(fact)));
     let [ports, vlans, entries] = ask(place, "bridge", ["link show", "vlan show", "fdb show"]);
     add("port", sorted(ports.iter().map(fact)));

@@ -277,6 +277,12 @@ fn restore(
     if link.is_promisc() != device.promisc {
         attempt("promiscuous mode", link::set_promisc(host, index, device.promisc));
     }
+    if let Some(flags) = device.flags.filter(|flags| link.flags & link::SETTABLE_FLAGS != *flags) {
+        attempt("the flags", Change::new(index).flags(flags).apply(host));
+    }
+    if let Some(group) = device.group.filter(|group| link.group != *group) {
+        attempt("the group", Change::new(index).group(group).apply(host));
+    }
     for name in device.alt_names.iter().filter(|name| !link.alt_names.contains(name)) {
         attempt("an alternative name", link::add_alt_names(host, index, &[name]));
     }

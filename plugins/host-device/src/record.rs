@@ -86,6 +86,10 @@ pub(crate) struct Device {
     /// In packets.
     pub(crate) tx_queue_len: u32,
     pub(crate) promisc: bool,
+    /// [`SETTABLE_FLAGS`](linux::link::SETTABLE_FLAGS) and the link's group; `None` in
+    /// records of older builds.
+    pub(crate) flags: Option<u32>,
+    pub(crate) group: Option<u32>,
     /// The hardware's directory below /sys/devices.
     pub(crate) hardware: Option<PathBuf>,
 }
@@ -106,6 +110,8 @@ impl Device {
             mtu: link.mtu,
             tx_queue_len: link.tx_queue_len,
             promisc: link.is_promisc(),
+            flags: Some(link.flags & link::SETTABLE_FLAGS),
+            group: Some(link.group),
             hardware,
         }
     }

@@ -9,7 +9,7 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
-use super::{Mac, check_name};
+use super::{IFF_ALLMULTI, IFF_DYNAMIC, IFF_MULTICAST, IFF_NOARP, Mac, check_name};
 use crate::error::Result;
 use crate::netlink::{Message, Socket};
 use crate::uapi::{
@@ -109,6 +109,17 @@ impl Change {
     #[must_use]
     pub fn all_multi(self, on: bool) -> Change {
         self.add("allmulticast", |builder| builder.allmulticast(on))
+    }
+
+    /// The [`SETTABLE_FLAGS`](super::SETTABLE_FLAGS) as in `flags`: `arp off`,
+    /// `multicast on`, ..
+    #[must_use]
+    pub fn flags(self, flags: u32) -> Change {
+        let is = |flag| flags & flag != 0;
+        self.add("flags", |builder| {
+            let builder = builder.arp(!is(IFF_NOARP)).multicast(is(IFF_MULTICAST));
+            builder.allmulticast(is(IFF_ALLMULTI)).dynamic(is(IFF_DYNAMIC))
+        })
     }
 
     /// `name NAME`; kernels before 6.2 want the link down.
