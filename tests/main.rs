@@ -12,6 +12,7 @@ mod chained;
 mod cnitool;
 mod conf;
 mod delegation;
+mod deletions;
 mod dummy;
 mod firewall;
 mod flannel;
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
     cases.extend(tuning::list());
     cases.extend(ownership::list());
     cases.extend(delegation::list());
+    cases.extend(deletions::list());
     cases.extend(hostile::list());
     cases.extend(state::list());
     cases.extend(locks::list());

@@ -135,6 +135,18 @@ pub(crate) fn run(program: &str, arguments: &[&str], stdin: &str) -> Outcome<Str
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Whether the kernel makes links of `kind`: one is made on a parent, and goes with it.
+pub(crate) fn makes_links(kind: &str) -> bool {
+    let id = if kind == "vlan" { " id 2" } else { "" };
+    let make =
+        format!("link add probe0 type bridge\nlink add link probe0 name probe1 type {kind}{id}\n");
+    let made = run("ip", &["-batch", "-"], &make).is_ok();
+    for name in ["probe1", "probe0"] {
+        let _ = run("ip", &["link", "del", name], "");
+    }
+    made
+}
+
 /// The end to read of a pipe that holds `content`, 64 KiB at the most, so that
 /// the writer is done before the reader is started.
 pub(crate) fn pipe_with(content: &[u8]) -> Outcome<Stdio> {

@@ -187,6 +187,14 @@ fn run(options: &Options) -> Outcome<ExitCode> {
 
     host::hide_the_machine()?;
     let mut conditions = conditions(options, &ours, &peer, &data.0)?;
+    scenarios.retain(|scenario| {
+        let lacked = scenario.kernel_may_lack.filter(|kind| !host::makes_links(kind));
+        conditions.extend(
+            lacked
+                .map(|kind| format!("{}: not measured: the kernel lacks {kind}", scenario.name())),
+        );
+        lacked.is_none()
+    });
     for scenario in &mut scenarios {
         if let Some(plugin) = scenario.peer_may_lack
             && !peer.join(plugin).exists()

@@ -112,6 +112,8 @@ pub(crate) struct Scenario {
     /// A plugin that not every peer has; without it this is as [`Scenario::only_ours`],
     /// and what is needed beside the peer is not measured.
     pub(crate) peer_may_lack: Option<&'static str>,
+    /// A kind of link that not every kernel has; without it nothing is measured.
+    pub(crate) kernel_may_lack: Option<&'static str>,
     /// Programs of iptables are executed, which are larger than any plugin.
     pub(crate) by_iptables: bool,
 }
@@ -135,6 +137,7 @@ impl Scenario {
             group: "",
             only_ours: false,
             peer_may_lack: None,
+            kernel_may_lack: None,
             by_iptables: false,
         }
     }
@@ -174,6 +177,11 @@ impl Scenario {
 
     pub(crate) fn only_ours(mut self) -> Scenario {
         self.only_ours = true;
+        self
+    }
+
+    pub(crate) fn kernel_may_lack(mut self, kind: &'static str) -> Scenario {
+        self.kernel_may_lack = Some(kind);
         self
     }
 

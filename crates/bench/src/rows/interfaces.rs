@@ -60,7 +60,50 @@ pub(super) fn all() -> Vec<Scenario> {
         )
         .verb(Check, &[])
         .verb(Del, &[one_deletion]),
+        Scenario::new("vlan + host-local", "IPv4", |contender| {
+            on_parent(contender, "vlan", &["10.87.0.0/16"])
+        })
+        .kernel_may_lack("vlan")
+        .prepare(parent)
+        .link(VLAN)
+        .verb(Add, &[])
+        .verb(Check, &[])
+        .verb(Del, &[LinkDeletion { ms: 2.0 }, one_deletion]),
+        Scenario::new("ipvlan + host-local", "IPv4", |contender| {
+            on_parent(contender, "ipvlan", &["10.88.0.0/16"])
+        })
+        .kernel_may_lack("ipvlan")
+        // A parent bears either macvlans or these.
+        .prepare(second_parent)
+        .link(IPVLAN)
+        .verb(Add, &[])
+        .verb(Check, &[])
+        .verb(Del, &[LinkDeletion { ms: 2.0 }, one_deletion]),
+        Scenario::new("dummy + host-local", "IPv4", |contender| {
+            vec![plugin("dummy", json!({"ipam": ipam(contender, &["10.89.0.0/16"])}))]
+        })
+        .kernel_may_lack("dummy")
+        .link(DUMMY)
+        .verb(Add, &[])
+        .verb(Check, &[])
+        .verb(Del, &[LinkDeletion { ms: 2.0 }, one_deletion]),
+        // It deletes no link, but moves one, which takes the kernel no less.
+        Scenario::new("host-device + host-local", "IPv4", |contender| {
+            let ipam = ipam(contender, &["10.90.0.0/16"]);
+            vec![plugin("host-device", json!({"device": "lent0", "ipam": ipam}))]
+        })
+        .prepare(lent)
+        .link(LENT)
+        .verb(Add, &[])
+        .verb(Check, &[])
+        .verb(Del, &[LinkDeletion { ms: 2.0 }, AtMost { counter: "link-deletions", most: 0 }]),
     ]
+}
+
+fn on_parent(contender: &Contender, kind: &'static str, subnets: &[&str]) -> Vec<Plugin> {
+    let master = if kind == "ipvlan" { "parent1" } else { "parent0" };
+    let conf = json!({"master": master, "vlanId": 5, "ipam": ipam(contender, subnets)});
+    vec![plugin(kind, conf)]
 }
 
 fn ptp(contender: &Contender, subnets: &[&str]) -> Vec<Plugin> {
@@ -78,15 +121,28 @@ fn macvlan(contender: &Contender, subnets: &[&str]) -> Vec<Plugin> {
     vec![plugin("macvlan", json!({"master": "parent0", "ipam": ipam(contender, subnets)}))]
 }
 
-/// A parent with a carrier: one end of a pair that is up.
+/// A parent with a carrier.
 fn parent(_: &Contender) -> Outcome<()> {
-    if run("ip", &["link", "show", "parent0"], "").is_ok() {
+    pair("parent0", "wire0")
+}
+
+fn second_parent(_: &Contender) -> Outcome<()> {
+    pair("parent1", "wire1")
+}
+
+fn lent(_: &Contender) -> Outcome<()> {
+    pair("lent0", "wire2")
+}
+
+/// Makes a pair that is up.
+fn pair(one: &str, other: &str) -> Outcome<()> {
+    if run("ip", &["link", "show", one], "").is_ok() {
         return Ok(());
     }
-    let make = "link add parent0 type veth peer name wire0\n\
-                link set parent0 up\n\
-                link set wire0 up\n";
-    run("ip", &["-batch", "-"], make).map(drop)
+    let make = format!(
+        "link add {one} type veth peer name {other}\nlink set {one} up\nlink set {other} up\n"
+    );
+    run("ip", &["-batch", "-"], &make).map(drop)
 }
 
 /// The veth pair that the plugin ptp makes, with the addresses and routes of both
@@ -120,4 +176,40 @@ const TAP: Link = Link {
            address add 10.86.0.2/16 dev link0\n\
            link set link0 up\n",
     inside: "",
+};
+
+/// The link that the plugin vlan makes, likewise; with an ID of its own.
+const VLAN: Link = Link {
+    once: "",
+    make: "link add link0 link parent0 type vlan id 9\n\
+           address add 10.87.0.2/16 dev link0\n\
+           link set link0 up\n",
+    inside: "",
+};
+
+/// The link that the plugin ipvlan makes, likewise.
+const IPVLAN: Link = Link {
+    once: "",
+    make: "link add link0 link parent1 type ipvlan mode l2\n\
+           address add 10.88.0.2/16 dev link0\n\
+           link set link0 up\n",
+    inside: "",
+};
+
+/// The link that the plugin dummy makes, likewise.
+const DUMMY: Link = Link {
+    once: "",
+    make: "link add link0 type dummy\n\
+           address add 10.89.0.2/16 dev link0\n\
+           link set link0 up\n",
+    inside: "",
+};
+
+/// A pair like the one of which an end is lent.
+const LENT: Link = Link {
+    once: "",
+    make: "link add link0 up type veth peer name eth0 netns NETNS\n\
+           address add 10.90.0.1/16 dev link0\n",
+    inside: "address add 10.90.0.2/16 dev eth0\n\
+             link set eth0 up\n",
 };
