@@ -20,6 +20,7 @@ pub(crate) fn list() -> Vec<Case> {
     };
     for case in cases! {
         [Bridge] a_stale_file_is_no_namespace,
+        [Bridge] attachments_of_older_runtimes_are_not_taken_for_dead,
         [Bridge] keep_wants_something_to_keep,
         [Bridge] a_failed_add_takes_nothing_from_another_network,
         [Bridge] plugins_forget_what_the_cache_has_lost,
@@ -192,6 +193,62 @@ fn a_stale_file_is_no_namespace(host: &Host) {
     one.make_stale_file();
     assert!(ok(host, "list").contains(" gone "));
     ok(host, "gc net --keep-existing");
+    assert_eq!((leases(host).len(), cached(host)), (0, 0));
+}
+
+/// Before version 1.2 the reference library did not write down the namespace, which
+/// podman 4 and older versions of containerd and CRI-O are built with. A result may
+/// name it.
+fn attachments_of_older_runtimes_are_not_taken_for_dead(host: &Host) {
+    write_network(host, "1.0.0", &[]);
+    let [named, unnamed] = ["named", "unnamed"].map(|name| host.container(name));
+    for container in [&named, &unnamed] {
+        add(host, "net", container);
+        let id = runtime::container_id_of_netns(container.path());
+        let file = format!("/var/lib/cni/results/net-{id}-eth0");
+        let mut entry: Value =
+            serde_json::from_str(&std::fs::read_to_string(&file).expect("cached")).expect("JSON");
+        entry.as_object_mut().expect("an object").remove("netns");
+        if container.name() == "unnamed" {
+            entry["result"].as_object_mut().expect("an object").remove("interfaces");
+        }
+        host.write(&file, entry.to_string());
+    }
+    let words = |line: &str, at: usize| -> Vec<String> {
+        let text = ok(host, line);
+        let word = |line: &str| line.split_whitespace().nth(at).unwrap_or_default().to_owned();
+        text.lines().skip(1).map(word).collect()
+    };
+    let sorted = |mut words: Vec<String>| {
+        words.sort();
+        words
+    };
+    assert_eq!(sorted(words("list", 4)), ["exists", "unknown"]);
+    assert_eq!(words("leases", 5), ["in", "unknown"]);
+    let output = cnitool(host, "restore");
+    assert_eq!(output.code(), Some(1), "{output}");
+    assert!(
+        output.stdout.contains(" complete ") && output.stdout.contains(" unknown "),
+        "{output}"
+    );
+    let told = "does not say in which namespace it is";
+    assert!(output.stderr.lines().count() == 1 && output.stderr.contains(told), "{output}");
+    // With a warning.
+    let gc = || {
+        let output = cnitool(host, "gc net --keep-existing");
+        assert!(output.success() && output.stderr.contains(told), "{output}");
+    };
+    gc();
+    assert_eq!((leases(host).len(), cached(host)), (2, 2));
+    for container in [&named, &unnamed] {
+        assert!(container.link("eth0").is_some(), "{}", container.name());
+    }
+    // What is gone for certain goes.
+    named.destroy();
+    assert_eq!(sorted(words("list", 4)), ["gone", "unknown"]);
+    gc();
+    assert_eq!((leases(host).len(), cached(host)), (1, 1));
+    ok(host, "gc net --all");
     assert_eq!((leases(host).len(), cached(host)), (0, 0));
 }
 

@@ -443,6 +443,7 @@ fn what_cannot_come_back_is_told(host: &Host) {
         ok(host, &format!("add net /run/netns/{name}"));
     }
     gone.destroy();
+    assert!(ok(host, "restore").contains(" gone "));
     one.exec("ip link del eth0");
     two.exec("ip route del default");
     host.write("/var/lib/cni/results/net-x-eth0", "{");
@@ -450,7 +451,7 @@ fn what_cannot_come_back_is_told(host: &Host) {
     assert_eq!(output.code(), Some(1), "{output}");
     // The other one is not held up.
     assert!(output.stdout.contains(" failed ") && output.stdout.contains(" restored "), "{output}");
-    assert_eq!(output.stdout.lines().count(), 3, "{output}");
+    assert_eq!(output.stdout.lines().count(), 4, "{output}");
     let lines: Vec<&str> = output.stderr.lines().collect();
     assert_eq!(lines.len(), 2, "{output}");
     assert!(

@@ -198,7 +198,8 @@ add. Plugins of others cannot do it, and say so.
 
   -n, --dry-run    only show what is missing
 
-Attachments whose namespace does not exist are left to gc.
+Attachments whose namespace is gone are left to gc. One of which the cache does
+not tell the namespace is unknown, which is a failure.
 
 Examples:
   cnitool restore --dry-run
@@ -213,7 +214,7 @@ plugin remove what it has left of others (version 1.1.0). Say what to keep:
   --keep NETNS[:IFNAME]   what cnitool attached in this namespace, by whatever
                           path: all of it, or one interface; may be repeated
   --keep-existing         every attachment whose network namespace still exists,
-                          whichever runtime made it
+                          or is not known, whichever runtime made it
   --all                   keep nothing: delete every attachment of the network
   -n, --dry-run           only show what would be detached
 
@@ -235,7 +236,8 @@ Example:
         Topic::List => {
             "\
 Shows the attachments in the cache, those of other runtimes too: network,
-container, interface, addresses, and whether the namespace still exists.
+container, interface, addresses, and whether the namespace exists or is gone;
+unknown where the cache does not tell which it is.
 
 Example:
   cnitool list mynet
@@ -250,7 +252,8 @@ container, interface, when, and whether the lease is
   gone      it does not exist any more: cnitool gc <network> --keep-existing
   stale     made before the machine was started last, and no namespace of its
             attachment exists: nobody can be using the address
-  unknown   made since then, and no attachment of it is in the cache
+  unknown   made since then, and no attachment of it is in the cache; or the
+            cache does not tell the namespace of its attachment
   empty     a file without content, which is nobody's: the next add takes it
 
   --stale          only those that are stale

@@ -8,7 +8,7 @@ use crate::show::table;
 use crate::{Session, print, warn};
 use cni::{AttachmentId, Code, Error, NetworkName, Result, config, versions};
 use host_local::{DATA_DIR, Holder, Lease};
-use runtime::{ConfigList, Contents, is_namespace, load};
+use runtime::{ConfigList, Contents, Entry, Presence, load};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -141,20 +141,19 @@ impl Known {
             }
             Holder::Container(container_id) => (container_id, None),
         };
-        let mut cached = false;
-        for entry in &self.contents.entries {
-            let its = entry.network == network
+        let is_its = |entry: &&Entry| {
+            entry.network == network
                 && entry.container_id == *container_id
-                && ifname.is_none_or(|ifname| entry.ifname == *ifname);
-            if its && is_namespace(&entry.netns) {
-                return State::InUse;
-            }
-            cached |= its;
-        }
-        match (lease.of_former_boot, cached) {
-            (true, _) => State::Stale,
-            (false, true) => State::Gone,
-            (false, false) => State::Unknown,
+                && ifname.is_none_or(|ifname| entry.ifname == *ifname)
+        };
+        let its = self.contents.entries.iter().filter(is_its);
+        let its: Vec<Presence> = its.map(Entry::presence).collect();
+        match its.is_empty() {
+            _ if its.contains(&Presence::Exists) => State::InUse,
+            _ if its.contains(&Presence::Unknown) => State::Unknown,
+            _ if lease.of_former_boot => State::Stale,
+            false => State::Gone,
+            true => State::Unknown,
         }
     }
 }

@@ -3,28 +3,28 @@
 use crate::show::table;
 use crate::{Session, print};
 use cni::{Error, Result, versions};
-use runtime::{Entry, is_namespace};
+use runtime::{Entry, Presence};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
 pub(crate) fn all(session: &Session, network: Option<&str>, dry_run: bool) -> Result<ExitCode> {
     let contents = session.runtime.cache().contents()?;
     let mut errors: Vec<Error> = contents.unreadable.into_iter().map(|(_, error)| error).collect();
-    let wanted = |entry: &&Entry| {
-        network.is_none_or(|network| entry.network == network) && is_namespace(&entry.netns)
-    };
+    let wanted = |entry: &&Entry| network.is_none_or(|network| entry.network == network);
     let mut rows = Vec::new();
     for entry in contents.entries.iter().filter(wanted) {
         let (state, what) = match one(session, entry, dry_run) {
-            Ok(what) if what.is_empty() => ("complete", what),
-            Ok(what) if dry_run => ("incomplete", what),
-            Ok(what) => ("restored", what),
+            Ok(None) => ("gone", Vec::new()),
+            Ok(Some(what)) if what.is_empty() => ("complete", what),
+            Ok(Some(what)) if dry_run => ("incomplete", what),
+            Ok(Some(what)) => ("restored", what),
             Err(error) => {
                 errors.push(error.context(format!(
                     "container {} interface {} on network {:?}",
                     entry.container_id, entry.ifname, entry.network
                 )));
-                ("failed", Vec::new())
+                let unknown = entry.presence() == Presence::Unknown;
+                (if unknown { "unknown" } else { "failed" }, Vec::new())
             }
         };
         rows.push((entry, state, what));
@@ -35,11 +35,20 @@ pub(crate) fn all(session: &Session, network: Option<&str>, dry_run: bool) -> Re
     Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The plugins that made something again; or, with `dry_run`, what is missing.
-fn one(session: &Session, entry: &Entry, dry_run: bool) -> Result<Vec<String>> {
-    match dry_run {
-        true => Ok(session.runtime.wanting(entry)?.iter().map(ToString::to_string).collect()),
-        false => session.runtime.restore(entry),
+/// The plugins that made something again; or, with `dry_run`, what is missing. None
+/// where the namespace is gone: that is for GC.
+fn one(session: &Session, entry: &Entry, dry_run: bool) -> Result<Option<Vec<String>>> {
+    match entry.presence() {
+        Presence::Gone => Ok(None),
+        Presence::Unknown => Err(Error::internal(format!(
+            "restore: {} does not say in which namespace it is: DEL and ADD it",
+            entry.file.display()
+        ))),
+        Presence::Exists if dry_run => {
+            let wanting = session.runtime.wanting(entry)?;
+            Ok(Some(wanting.iter().map(ToString::to_string).collect()))
+        }
+        Presence::Exists => session.runtime.restore(entry).map(Some),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{Session, print, warn};
 use cni::{Result, Version, versions};
-use runtime::{Entry, is_namespace, lint, load, versions_of};
+use runtime::{Entry, Presence, lint, load, versions_of};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -32,7 +32,8 @@ pub(crate) fn entries(session: &Session, entries: &[Entry]) -> Result<ExitCode> 
                     "containerID": entry.container_id,
                     "ifname": entry.ifname,
                     "netns": entry.netns.to_string_lossy(),
-                    "exists": is_namespace(&entry.netns),
+                    "exists": entry.presence() == Presence::Exists,
+                    "namespace": presence(entry),
                     "ips": addresses(entry),
                 })
             })
@@ -42,19 +43,26 @@ pub(crate) fn entries(session: &Session, entries: &[Entry]) -> Result<ExitCode> 
         return print(text);
     }
     let rows = entries.iter().map(|entry| {
-        let state = if is_namespace(&entry.netns) { "exists" } else { "gone" };
         [
             entry.network.clone(),
             entry.container_id.clone(),
             entry.ifname.clone(),
             addresses(entry).join(","),
-            state.to_owned(),
+            presence(entry).to_owned(),
             entry.netns.to_string_lossy().into_owned(),
         ]
     });
     let head = ["NETWORK", "CONTAINER", "INTERFACE", "ADDRESSES", "NAMESPACE", "PATH"];
     let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     print(table(&rows))
+}
+
+fn presence(entry: &Entry) -> &'static str {
+    match entry.presence() {
+        Presence::Exists => "exists",
+        Presence::Gone => "gone",
+        Presence::Unknown => "unknown",
+    }
 }
 
 fn addresses(entry: &Entry) -> Vec<String> {

@@ -3,7 +3,7 @@
 use crate::arguments::GcPlan;
 use crate::{Session, print, warn};
 use cni::{AttachmentId, Error, IfName, Result};
-use runtime::{Attachment, ConfigList, Entry, Keep, absolute, load};
+use runtime::{Attachment, ConfigList, Entry, Keep, Presence, absolute, load};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -46,6 +46,18 @@ pub(crate) fn gc(session: &Session, network: &str, plan: &GcPlan) -> Result<Exit
     for (netns, ifname) in &plan.keep {
         let there = Place { network, netns: absolute(netns)?, ifname: ifname.as_deref() };
         keep.attachments.extend(there.attachments(session, &cached)?);
+    }
+    let doubtful = |entry: &&Entry| {
+        keep.existing && entry.network == network && entry.presence() == Presence::Unknown
+    };
+    for entry in cached.iter().filter(doubtful).filter(|e| !keep.attachments.contains(&id_of(e))) {
+        warn(&format!(
+            "container {} interface {} is kept: {} does not say in which namespace it is: \
+             where it is gone, --keep or --all detaches it",
+            entry.container_id,
+            entry.ifname,
+            entry.file.display()
+        ));
     }
     if plan.dry_run {
         let stale = session.runtime.stale(&list, &keep)?;

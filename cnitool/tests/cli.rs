@@ -238,7 +238,7 @@ fn help_is_for_people_and_its_absence_for_scripts() {
 fn gc_keeps_what_it_is_told_to() {
     let bench = Bench::new();
     let attach = || {
-        for (netns, ifname) in [("/proc/self/ns/net", "eth0"), ("/gone", "eth0"), ("/gone", "eth1")]
+        for (netns, ifname) in [("/proc/self/ns/uts", "eth0"), ("/gone", "eth0"), ("/gone", "eth1")]
         {
             bench.ok(&format!("add net {netns} -i {ifname}"));
         }
@@ -262,7 +262,7 @@ fn gc_keeps_what_it_is_told_to() {
     let log = bench.log();
     let verbs: Vec<_> = log.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(verbs, ["DEL", "DEL", "GC"], "{log}");
-    assert_eq!(left(), ["/proc/self/ns/net"]);
+    assert_eq!(left(), ["/proc/self/ns/uts"]);
 
     attach();
     bench.ok("gc net /ignored --keep /gone:eth1");

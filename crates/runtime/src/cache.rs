@@ -11,6 +11,7 @@
 //! - a file under a wrong name is known by its content.
 
 use crate::attachment::{Attachment, hex};
+use crate::gc::is_namespace;
 use crate::json::compact;
 use crate::list::ConfigList;
 use crate::{Outcome, base64};
@@ -49,7 +50,8 @@ pub struct Entry {
     pub container_id: String,
     /// The interface in it.
     pub ifname: String,
-    /// The network namespace, as ADD was given it; empty when it was not.
+    /// The network namespace, as ADD was given it; in files of before version 1.2 of
+    /// the reference library, as the result names it. Empty when neither does.
     pub netns: PathBuf,
     /// `CNI_ARGS` of the ADD.
     pub args: Vec<(String, String)>,
@@ -250,7 +252,27 @@ impl Cache {
     }
 }
 
+/// Whether the network namespace of an attachment is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is.
+    Exists,
+    /// It is not.
+    Gone,
+    /// The entry does not say where it was: the attachment may live.
+    Unknown,
+}
+
 impl Entry {
+    /// Is its network namespace there?
+    pub fn presence(&self) -> Presence {
+        match self.netns.as_os_str().is_empty() {
+            true => Presence::Unknown,
+            false if is_namespace(&self.netns) => Presence::Exists,
+            false => Presence::Gone,
+        }
+    }
+
     /// What DEL of it is to be given.
     ///
     /// # Errors
@@ -372,17 +394,36 @@ fn read(file: &Path) -> Result<Option<Content>> {
     }
     let config = base64::decode(&stored.config)
         .ok_or_else(|| failed(Code::DECODE, "config: it is not base64".to_owned()))?;
+    let netns = match stored.netns.as_os_str().is_empty() {
+        true => stored.result.as_ref().and_then(|result| sandbox_of(result, &stored.ifname)),
+        false => Some(stored.netns),
+    };
     Ok(Some(Content::Entry(Entry {
         file: file.to_owned(),
         network: stored.network,
         container_id: stored.container_id,
         ifname: stored.ifname,
-        netns: stored.netns,
+        netns: netns.unwrap_or_default(),
         args: stored.args,
         capabilities: stored.capabilities,
         config,
         result: stored.result,
     })))
+}
+
+/// The namespace in which a result (version 0.3.0 and later) has interfaces: that of
+/// the one called `ifname`, or else of the first. What is no absolute path is the name
+/// of a virtual machine.
+fn sandbox_of(result: &Value, ifname: &str) -> Option<PathBuf> {
+    let text = |interface, key| config::get(interface, key).and_then(Value::as_str);
+    let inside: Vec<(&Value, &str)> = config::get(result, "interfaces")?
+        .as_array()?
+        .iter()
+        .filter_map(|interface| Some((interface, text(interface, "sandbox")?)))
+        .filter(|(_, sandbox)| sandbox.starts_with('/'))
+        .collect();
+    let named = inside.iter().find(|(interface, _)| text(interface, "name") == Some(ifname));
+    named.or(inside.first()).map(|(_, sandbox)| PathBuf::from(sandbox))
 }
 
 pub(crate) fn remove_file(file: &Path) -> Result<()> {

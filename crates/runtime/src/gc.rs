@@ -1,7 +1,7 @@
 //! GC of a list: what is attached no longer is detached, then every plugin
 //! removes what it has left.
 
-use crate::cache::{Contents, Entry, remove_file};
+use crate::cache::{Contents, Entry, Presence, remove_file};
 use crate::chain::{Runtime, failed};
 use crate::list::{ConfigList, Extra};
 use crate::lock::Held;
@@ -16,7 +16,8 @@ use std::path::Path;
 pub struct Keep {
     /// These, whether they are in the cache or not.
     pub attachments: Vec<AttachmentId>,
-    /// And each in the cache whose network namespace still exists.
+    /// And each in the cache whose network namespace still exists, or of which that
+    /// is not known.
     pub existing: bool,
 }
 
@@ -86,7 +87,7 @@ impl Runtime {
     }
 
     fn plan(&self, list: &ConfigList, keep: &Keep) -> Result<Plan> {
-        plan(list.name().as_str(), keep, self.cache().contents()?, is_namespace)
+        plan(list.name().as_str(), keep, self.cache().contents()?)
     }
 }
 
@@ -97,12 +98,7 @@ struct Plan {
     valid: Vec<AttachmentId>,
 }
 
-fn plan(
-    network: &str,
-    keep: &Keep,
-    contents: Contents,
-    exists: impl Fn(&Path) -> bool,
-) -> Result<Plan> {
+fn plan(network: &str, keep: &Keep, contents: Contents) -> Result<Plan> {
     if keep.existing {
         let prefix = format!("{network}-");
         let doubtful = contents.unreadable.into_iter().find(|(file, _)| {
@@ -122,7 +118,7 @@ fn plan(
         .entries
         .into_iter()
         .filter(|entry| entry.network == network)
-        .partition(|entry| keep.existing && exists(&entry.netns));
+        .partition(|entry| keep.existing && entry.presence() != Presence::Gone);
     let mut valid = keep.attachments.clone();
     valid.extend(alive.iter().map(id));
     valid.sort();
@@ -136,15 +132,19 @@ fn id(entry: &Entry) -> AttachmentId {
     AttachmentId { container_id: entry.container_id.clone(), ifname: entry.ifname.clone() }
 }
 
-/// Is there a namespace at `path`? A file it was once bound to, and which
-/// outlived it, is none.
+/// Is there a namespace of a container's at `path`? A file it was once bound to, and
+/// which outlived it, is none; nor is that of the machine's first process, which is what
+/// `/proc/PID/ns/net` leads to when a process of the host has got the number of a
+/// container's that ended.
 ///
 /// Namespaces are files of one file system, nsfs, so its device number tells
 /// (`fs/nsfs.c`; `kern_mount` in Linux 3.19 and later).
 pub fn is_namespace(path: &Path) -> bool {
-    let device = |path: &Path| path.metadata().map(|m| m.dev()).ok();
-    let nsfs = device(Path::new("/proc/self/ns/net"));
-    nsfs.is_some() && nsfs == device(path)
+    let identity = |path: &str| Path::new(path).metadata().map(|m| (m.dev(), m.ino())).ok();
+    let Ok(found) = path.metadata().map(|m| (m.dev(), m.ino())) else { return false };
+    let is_nsfs = identity("/proc/self/ns/net").is_some_and(|(device, _)| device == found.0);
+    // Where that cannot be seen, nothing is taken for it.
+    is_nsfs && identity("/proc/1/ns/net") != Some(found)
 }
 
 /// Whether both paths lead to one namespace, by whatever way.

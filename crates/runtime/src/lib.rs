@@ -46,7 +46,7 @@ mod probe;
 mod restore;
 
 pub use attachment::{Attachment, absolute, container_id_of_netns, parse_args, parse_capabilities};
-pub use cache::{Cache, Contents, Entry};
+pub use cache::{Cache, Contents, Entry, Presence};
 pub use chain::Runtime;
 pub use gc::{Keep, is_namespace, is_same_namespace};
 pub use list::{ConfigList, PluginConfig};

@@ -28,7 +28,7 @@ fn attached() -> Folder {
     let mut gone = attachment();
     gone.args = vec![("A".into(), "1".into())];
     runtime.add(&net(), &gone).expect("ADD");
-    let live = Attachment::new("live", "/proc/self/ns/net", "eth0").expect("valid");
+    let live = Attachment::new("live", "/proc/self/ns/uts", "eth0").expect("valid");
     runtime.add(&net(), &live).expect("ADD");
     let other = list(json!({"name": "net-b", "cniVersion": "1.1.0", "plugins": [{"type": "one"}]}));
     let gone = Attachment::new("else", "/none", "eth0").expect("valid");
@@ -94,6 +94,47 @@ fn nothing_is_removed_in_doubt() {
     folder.runtime().gc(&net(), &existing).expect("GC");
 }
 
+/// As written by the reference library before version 1.2: without `netns`.
+#[test]
+fn what_may_exist_is_kept() {
+    let folder = attached();
+    let results = folder.path().join("cache/results");
+    let without_netns = |interfaces: serde_json::Value| {
+        let file = results.join("net-ctr-eth0");
+        let mut entry: serde_json::Value =
+            serde_json::from_slice(&fs::read(&file).expect("there")).expect("JSON");
+        entry.as_object_mut().expect("an object").remove("netns");
+        entry["result"]["interfaces"] = interfaces;
+        fs::write(file, entry.to_string()).expect("ours");
+        let runtime = folder.runtime();
+        let entry = runtime.cache().get("net", "ctr", "eth0").expect("readable").expect("there");
+        let existing = Keep { existing: true, ..Keep::default() };
+        let stale = runtime.stale(&net(), &existing).expect("clear");
+        (entry.netns.display().to_string(), entry.presence(), stale.len())
+    };
+    let (here, gone) = ("/proc/self/ns/uts", "/run/netns/ctr");
+    for (interfaces, expected) in [
+        (json!([]), ("", Presence::Unknown, 0)),
+        (json!([{"name": "cni0"}, {"name": "veth0"}]), ("", Presence::Unknown, 0)),
+        // A virtual machine's.
+        (json!([{"name": "eth0", "sandbox": "vm-1"}]), ("", Presence::Unknown, 0)),
+        (json!([{"name": "cni0"}, {"name": "eth0", "sandbox": here}]), (here, Presence::Exists, 0)),
+        (json!([{"name": "eth0", "sandbox": gone}]), (gone, Presence::Gone, 1)),
+        // The link may have been given another name.
+        (json!([{"name": "net1", "sandbox": here}]), (here, Presence::Exists, 0)),
+        (
+            json!([{"name": "x", "sandbox": gone}, {"name": "eth0", "sandbox": here}]),
+            (here, Presence::Exists, 0),
+        ),
+    ] {
+        let (netns, presence, stale) = without_netns(interfaces.clone());
+        assert_eq!((netns.as_str(), presence, stale), expected, "{interfaces}");
+    }
+    // By name it goes all the same.
+    without_netns(json!([]));
+    assert_eq!(folder.runtime().stale(&net(), &keep(&[("live", "eth0")])).expect("clear").len(), 1);
+}
+
 #[test]
 fn an_unreadable_cache_is_an_error() {
     let folder = attached();
@@ -115,7 +156,7 @@ fn a_file_under_a_wrong_name_is_removed_with_its_attachment() {
     assert_eq!(folder.results(), ["copy", "net-b-else-eth0", "net-live-eth0"]);
     // A second file with another namespace in it does not count.
     let text = fs::read_to_string(results.join("copy")).expect("ours");
-    fs::write(results.join("copy"), text.replace("/proc/self/ns/net", "/none")).expect("ours");
+    fs::write(results.join("copy"), text.replace("/proc/self/ns/uts", "/none")).expect("ours");
     let existing = Keep { existing: true, ..Keep::default() };
     assert_eq!(folder.runtime().stale(&net(), &existing), Ok(vec![]));
 }
@@ -155,7 +196,10 @@ fn lists_may_opt_out_and_old_ones_have_no_gc_verb() {
 #[test]
 fn namespaces_are_known_from_files() {
     let folder = Folder::new();
-    assert!(is_namespace(Path::new("/proc/self/ns/net")));
+    // Any will do: they are all files of one file system.
+    assert!(is_namespace(Path::new("/proc/self/ns/uts")));
+    let machine = Path::new("/proc/1/ns/net");
+    assert!(!is_namespace(machine), "the machine's own is no container's, if it is seen at all");
     assert!(!is_namespace(&folder.write("stale", "")));
     assert!(!is_namespace(&folder.path().join("none")));
     assert!(!is_namespace(Path::new("")));
