@@ -7,6 +7,7 @@ mod killed;
 mod unable;
 mod upgraded;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
@@ -51,6 +52,12 @@ const PROPERTIES: &[Property] = &[
     property("del_without_netns_cleans_up", del_without_netns_cleans_up).ours_only(),
     // Upstream fails, and releases nothing.
     property("del_of_a_stale_file_cleans_up", del_of_a_stale_file_cleans_up).ours_only(),
+    // Upstream's address plugin refuses.
+    property(
+        "it_comes_back_after_its_namespace_was_lost",
+        it_comes_back_after_its_namespace_was_lost,
+    )
+    .ours_only(),
     property("check_passes_at_every_version", check_passes_at_every_version),
     property("a_del_needs_no_previous_result", a_del_needs_no_previous_result),
     property("two_at_once_equal_two_in_turn", two_at_once_equal_two_in_turn),
@@ -162,12 +169,16 @@ impl Sample {
 
     fn container(&self, host: &Host, name: &str) -> Container {
         let container = host.container(name);
+        self.touch(&container);
+        container
+    }
+
+    fn touch(&self, container: &Container) {
         // The first time that lo comes up the kernel gives it addresses, and
         // some of them stay.
         container.exec("ip link set lo up");
         container.exec("ip link set lo down");
-        (self.inside)(&container);
-        container
+        (self.inside)(container);
     }
 
     fn plugin<'h>(&self, host: &'h Host) -> Plugin<'h> {
@@ -279,6 +290,40 @@ fn del_of_a_stale_file_cleans_up(host: &Host, sample: &Sample) {
     pod.container.make_stale_file();
     sample.del(host, &pod).expect_ok();
     fs::remove_file(pod.container.path()).expect("the file is ours");
+    sample.expect_unchanged(host, &before);
+}
+
+/// Under the same name, in a new namespace, with no DEL between.
+fn it_comes_back_after_its_namespace_was_lost(host: &Host, sample: &Sample) {
+    sample.set_up(host);
+    let before = host.snapshot();
+    let mut pod = sample.pod(host, "pod");
+    let first = sample.add(host, &pod);
+    pod.container.destroy();
+    pod.container.recreate();
+    sample.touch(&pod.container);
+    let succeeds = |add: &dyn Fn() -> Outcome| {
+        let result = Cell::new(None);
+        host.wait_until("the namespace has ended", || {
+            let outcome = add();
+            result.set(outcome.success().then(|| outcome.expect_result()));
+            outcome.success()
+        });
+        result.into_inner()
+    };
+    if let Some((plugin, conf)) = sample.before(host) {
+        pod.previous = succeeds(&|| host.plugin(plugin).add(&pod.container, "eth0", &conf));
+    }
+    let result = succeeds(&|| sample.try_add(host, &sample.plugin(host), &pod));
+    let result = result.expect("it succeeded");
+    assert_eq!(result["ips"], first["ips"]);
+    let conf = with_previous_result(&sample.newest_conf(host, &pod), &result);
+    sample.plugin(host).check(&pod.container, "eth0", &conf).expect_ok();
+    sample.plugin(host).del(&pod.container, "eth0", &conf).expect_ok();
+    if let Some((plugin, conf)) = sample.before(host) {
+        host.plugin(plugin).del(&pod.container, "eth0", &conf).expect_ok();
+    }
+    pod.container.destroy();
     sample.expect_unchanged(host, &before);
 }
 

@@ -1,8 +1,10 @@
 //! A full range whose owners have gone without a DEL heals by itself: host-local
 //! takes over the leases of a former boot, and of namespaces that have ended.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command};
 
@@ -10,7 +12,9 @@ use serde_json::{Value, json};
 use testkit::{Case, Container, Host, Netns as _, Outcome, Plugin, cases, with_previous_result};
 
 use super::{LONG_AGO, end_of_reboot, lease, names, reboot};
+use crate::cnitool::cnitool_with;
 use crate::conf::with;
+use crate::whole_chain;
 
 pub(super) fn list() -> Vec<Case> {
     cases! {
@@ -19,6 +23,9 @@ pub(super) fn list() -> Vec<Case> {
         [OurPlugins] a_namespace_that_lives_without_a_path_keeps_its_lease,
         [OurPlugins] a_wanted_address_is_taken_over,
         [OurPlugins] an_idempotent_add_renews_its_lease,
+        [OurPlugins] an_attachment_takes_its_own_dead_lease_again,
+        [OurPlugins] a_dead_lease_is_in_nobodys_way,
+        [OurPlugins, Bridge, Shaping, Ifb, Nft] a_chain_comes_back_after_a_reboot,
         [OurPlugins] what_is_taken_over_at_once_has_one_owner,
         [OurPlugins, Strace] a_take_over_killed_anywhere_leaves_one_owner,
         [OurPlugins, PeerPlugins] leases_of_the_peer_are_taken_over_by_their_time,
@@ -196,6 +203,129 @@ fn an_idempotent_add_renews_its_lease(host: &Host) {
     }
     assert_eq!(owner("10.1.0.2"), all[0].id());
     plugin.add(&host.container("more"), "eth0", &conf()).expect_error(999, EXHAUSTED);
+    end_of_reboot(host);
+}
+
+fn an_attachment_takes_its_own_dead_lease_again(host: &Host) {
+    let plugin = host.plugin("host-local");
+    let [one, two, old, theirs] = ["one", "two", "old", "theirs"].map(|name| host.container(name));
+    assert_eq!(add(&plugin, &one), "10.1.0.2");
+    assert_eq!(add(&plugin, &two), "10.1.0.3");
+    const HELD: &str = "duplicate allocation is not allowed";
+    for _ in 0..2 {
+        plugin.add(&one, "eth0", &conf()).expect_error(999, HELD);
+    }
+    one.destroy();
+    one.recreate();
+    host.wait_until("the namespace has ended", || plugin.add(&one, "eth0", &conf()).success());
+    assert_eq!(owner("10.1.0.2"), one.id());
+    assert_eq!(names(FOLDER), ["10.1.0.2", "10.1.0.3"]);
+    plugin.add(&one, "eth0", &conf()).expect_error(999, HELD);
+    // Nothing is known of the second but that it is of this boot.
+    lease(Path::new(FOLDER), "10.1.0.4", &format!("{}\r\neth0", old.id()), LONG_AGO);
+    lease(Path::new(FOLDER), "10.1.0.5", &format!("{}\r\neth0", theirs.id()), 0);
+    assert_eq!(add(&plugin, &old), "10.1.0.4");
+    plugin.add(&theirs, "eth0", &conf()).expect_error(999, HELD);
+    reboot(host);
+    let all = [(&theirs, "10.1.0.5"), (&two, "10.1.0.3"), (&old, "10.1.0.4"), (&one, "10.1.0.2")];
+    for (container, own) in all {
+        container.destroy();
+        container.recreate();
+        let outcome = plugin.add(container, "eth0", &conf());
+        assert_eq!(address(&outcome), own);
+        let conf = with_previous_result(&conf(), &outcome.expect_result());
+        plugin.check(container, "eth0", &conf).expect_ok();
+        plugin.add(container, "eth0", &conf).expect_error(999, HELD);
+    }
+    assert_eq!(names(FOLDER), ["10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5"]);
+    for (container, _) in all {
+        plugin.del(container, "eth0", &conf()).expect_ok();
+    }
+    assert_eq!(names(FOLDER), [""; 0]);
+    end_of_reboot(host);
+}
+
+/// Of another attachment, nor of its own: of the old format, beside a wanted address,
+/// where the ADD fails.
+fn a_dead_lease_is_in_nobodys_way(host: &Host) {
+    let plugin = host.plugin("host-local");
+    let container = host.container("c");
+    let old = |address: &str, content: &str| {
+        lease(Path::new(FOLDER), address, content, LONG_AGO);
+    };
+    // Of both interfaces, and each gets one.
+    old("10.1.0.3", &container.id());
+    old("10.1.0.4", &container.id());
+    assert_eq!(add(&plugin, &container), "10.1.0.3");
+    assert_eq!(address(&plugin.add(&container, "eth1", &conf())), "10.1.0.4");
+    plugin.del(&container, "eth0", &conf()).expect_ok();
+    assert_eq!(names(FOLDER), ["10.1.0.4"]);
+    plugin.del(&container, "eth1", &conf()).expect_ok();
+    // Another address is wanted: what it had is free.
+    let own = format!("{}\r\neth0", container.id());
+    let ipam = |more: Value| {
+        let ipam = json!({"type": "host-local", "subnet": "10.1.0.0/29"});
+        with(&conf(), json!({"ipam": with(&ipam, more)}))
+    };
+    for idempotent in [false, true] {
+        old("10.1.0.3", &own);
+        let wants = plugin.clone().args("IP=10.1.0.6");
+        let added = wants.add(&container, "eth0", &ipam(json!({"idempotentAdd": idempotent})));
+        assert_eq!(address(&added), "10.1.0.6");
+        assert_eq!(names(FOLDER), ["10.1.0.6"], "{idempotent}");
+        plugin.del(&container, "eth0", &conf()).expect_ok();
+    }
+    // Of the second range set nothing is left: nothing stays of the first, as after a
+    // DEL.
+    let ranges = json!({"ranges": [[{"subnet": "10.2.0.0/30", "rangeStart": "10.2.0.2"}]]});
+    lease(Path::new(FOLDER), "10.2.0.2", "live\r\neth0", 0);
+    old("10.1.0.3", &own);
+    plugin.add(&container, "eth0", &ipam(ranges)).expect_error(999, EXHAUSTED);
+    assert_eq!(names(FOLDER), ["10.2.0.2"]);
+}
+
+/// Without a DEL: the whole chain takes its own place again.
+fn a_chain_comes_back_after_a_reboot(host: &Host) {
+    whole_chain::write_chain(host, "1.0.0", &whole_chain::plugins(None));
+    let capabilities = whole_chain::capabilities(18080);
+    let run = |line: &str| {
+        let output = cnitool_with(host, &capabilities, line);
+        assert!(output.success(), "{line}\n{output}");
+        output.stdout
+    };
+    let one = host.container("one");
+    let first = run("add net /run/netns/one");
+    let addresses = whole_chain::addresses(&first);
+    // Its namespace is gone, and nothing else.
+    one.destroy();
+    one.recreate();
+    let again = RefCell::new(String::new());
+    host.wait_until("the namespace has ended", || {
+        let output = cnitool_with(host, &capabilities, "add net /run/netns/one");
+        again.replace(output.stdout.clone());
+        output.success()
+    });
+    assert_eq!(whole_chain::addresses(&again.into_inner()), addresses);
+    run("check net /run/netns/one");
+    let _server = one.echo_server(8080);
+    host.tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 18080))).expect("mapped");
+    drop(_server);
+    // What a reboot takes.
+    one.destroy();
+    host.exec("ip link del cni0");
+    host.exec("nft flush ruleset");
+    host.exec("rm -r /run/cni");
+    reboot(host);
+    one.recreate();
+    assert_eq!(whole_chain::addresses(&run("add net /run/netns/one")), addresses);
+    run("check net /run/netns/one");
+    let _server = one.echo_server(8080);
+    host.tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 18080))).expect("mapped");
+    let restored = run("restore");
+    assert!(restored.contains(" complete "), "{restored}");
+    run("del net /run/netns/one");
+    assert_eq!((one.links(), names(FOLDER)), (vec!["lo".to_owned()], vec![]));
+    assert!(host.files("/var/lib/cni/results").is_empty());
     end_of_reboot(host);
 }
 

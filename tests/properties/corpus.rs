@@ -536,6 +536,7 @@ const ONE_DEVICE: &[&str] = &[
     "two_at_once_equal_two_in_turn",
     "gc_removes_what_is_not_valid_and_no_more",
     "del_of_a_lost_namespace_cleans_up",
+    "it_comes_back_after_its_namespace_was_lost",
     "del_of_a_stale_file_cleans_up",
     "a_kill_at_any_step_is_cleaned_up_by_del_of_lost",
 ];

@@ -10,7 +10,8 @@ use linux::netns::Trace;
 use std::net::IpAddr;
 
 /// One address of each set, or none at all: what it took it gives back when it
-/// fails, and nothing else.
+/// fails, and nothing else. What it has left from a namespace that is gone it takes
+/// again.
 pub(crate) fn all(ledger: &mut Ledger, plan: &Plan, request: &Request) -> Result<Vec<IpConfig>> {
     let netns = request.netns.as_deref().and_then(Trace::of);
     let owner = Owner { id: request.attachment(), netns };
@@ -19,12 +20,17 @@ pub(crate) fn all(ledger: &mut Ledger, plan: &Plan, request: &Request) -> Result
     let sets = plan.sets.iter().zip(&plan.requested).zip(held).enumerate();
     let given: Result<Vec<IpConfig>> = sets
         .map(|(i, ((set, requested), held))| {
-            let ip = match (held, requested) {
-                (Some(held), _) => {
-                    ledger.renew(held, &owner).map_err(io)?;
-                    held
+            let ip = match held {
+                Held::Living(ip) => {
+                    ledger.renew(ip, &owner).map_err(io)?;
+                    ip
                 }
-                (None, requested) => {
+                Held::Dead(stale) => {
+                    ledger.resume(&stale, &owner).map_err(io)?;
+                    taken.push(stale.ip);
+                    stale.ip
+                }
+                Held::Nothing => {
                     let ip = one(ledger, i, set, *requested, &owner)?;
                     taken.push(ip);
                     ip
@@ -41,36 +47,53 @@ pub(crate) fn all(ledger: &mut Ledger, plan: &Plan, request: &Request) -> Result
     })
 }
 
-/// What the attachment holds of each set already: nothing, unless
-/// `idempotentAdd` says that is all right.
-fn held_by_set(
-    ledger: &mut Ledger,
-    plan: &Plan,
-    owner: &AttachmentId,
-) -> Result<Vec<Option<IpAddr>>> {
+/// What an attachment has of a set before its ADD.
+enum Held {
+    Nothing,
+    /// `idempotentAdd` says that is all right.
+    Living(IpAddr),
+    /// It was of a namespace that has ended, or of a former boot: a DEL never came.
+    Dead(Stale),
+}
+
+/// What the attachment holds of each set already.
+fn held_by_set(ledger: &mut Ledger, plan: &Plan, owner: &AttachmentId) -> Result<Vec<Held>> {
     let held = ledger.held_by(owner).map_err(io)?;
     let of_set = |(i, set): (usize, &RangeSet)| {
-        let mut inside = held.iter().filter(|ip| set.range_of(**ip).is_some());
+        let mut inside = held.clone();
+        inside.retain(|ip| set.range_of(*ip).is_some());
         let requested = plan.requested[i];
-        let as_requested = inside.clone().find(|ip| Some(**ip) == requested);
-        match (as_requested.or_else(|| inside.next()), requested) {
-            (None, _) => Ok(None),
-            (Some(ip), _) if !plan.idempotent_add => Err(refused(
-                i,
-                format!(
-                    "{ip} has been allocated to {}, interface {}, duplicate allocation is not allowed: DEL comes first, or set idempotentAdd",
-                    owner.container_id, owner.ifname
-                ),
-            )),
-            (Some(ip), Some(requested)) if *ip != requested => Err(refused(
-                i,
-                format!(
-                    "{requested} was requested, but {ip} has been allocated to {}, interface {}",
-                    owner.container_id, owner.ifname
-                ),
-            )),
-            (Some(ip), _) => Ok(Some(*ip)),
+        let as_requested = requested.filter(|ip| inside.contains(ip));
+        let Some(ip) = as_requested.or(inside.first().copied()) else { return Ok(Held::Nothing) };
+        let is_welcome = requested.is_none_or(|requested| requested == ip);
+        if plan.idempotent_add && is_welcome {
+            return Ok(Held::Living(ip));
         }
+        let stale = |ip: &IpAddr| ledger.stale(&|other| other == *ip).transpose();
+        let mut dead =
+            inside.iter().filter_map(stale).collect::<store::Result<Vec<_>>>().map_err(io)?;
+        if let Some(ip) = inside.iter().find(|ip| !dead.iter().any(|stale| stale.ip == **ip)) {
+            let allocated = format!(
+                "{ip} has been allocated to {}, interface {}",
+                owner.container_id, owner.ifname
+            );
+            return Err(refused(
+                i,
+                match requested.filter(|_| plan.idempotent_add) {
+                    Some(requested) => format!("{requested} was requested, but {allocated}"),
+                    None => format!(
+                        "{allocated}, duplicate allocation is not allowed: DEL comes first, or set idempotentAdd"
+                    ),
+                },
+            ));
+        }
+        if is_welcome && set.refusal(ip).is_none() {
+            dead.retain(|stale| stale.ip == ip);
+            return Ok(dead.pop().map_or(Held::Nothing, Held::Dead));
+        }
+        // What the DEL that never came would have done.
+        let released = ledger.release(&inside, owner);
+        Error::join(released.into_iter().map(io).collect()).map(|()| Held::Nothing)
     };
     plan.sets.iter().enumerate().map(of_set).collect()
 }

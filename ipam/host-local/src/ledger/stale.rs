@@ -1,6 +1,6 @@
 //! Leases whose owners have gone for certain, without a DEL: of a former boot, or
 //! of a network namespace that has ended. They are not freed, but taken over when
-//! a range has nothing else to give.
+//! a range has nothing else to give, or when their own attachment comes again.
 //!
 //! What is not known for certain is in use: a lease of this boot that this program
 //! has not made, or for a namespace it could not see.
@@ -137,6 +137,15 @@ impl Ledger {
     ) -> Result<()> {
         self.touched = true;
         self.leases.set_turn(turn, stale.ip)?;
+        self.rewrite(stale, &content(&owner.id), owner_key(&owner.id), owner)
+    }
+
+    /// Gives `owner` the address of its own stale lease again.
+    ///
+    /// # Errors
+    /// Then the lease is as it was.
+    pub(crate) fn resume(&mut self, stale: &Stale, owner: &Owner) -> Result<()> {
+        self.touched = true;
         self.rewrite(stale, &content(&owner.id), owner_key(&owner.id), owner)
     }
 
