@@ -194,6 +194,11 @@ const FAULTS: &[Fault] = &[
         host.write("/run/flannel/subnet.env", "FLANNEL_NETWORK=10.1.0.0/16\n");
         status(host, "flannel", json!({}))
     }),
+    ("flannel", "what it remembers cannot be written", &[], |host| {
+        lease_subnet(host);
+        read_only("/run/states", host);
+        status(host, "flannel", json!({"dataDir": "/run/states"}))
+    }),
     ("flannel", "the delegate is not installed", &[], |host| {
         lease_subnet(host);
         status(host, "flannel", json!({"delegate": {"type": "none-such"}}))

@@ -15,6 +15,7 @@ mod delegate;
 mod state;
 mod subnet;
 
+use attach::records::Records;
 use attach::undo;
 use cni::delegate::Delegate;
 use cni::{Code, Error, Network, Plugin, Request, Result, Success, Version};
@@ -120,6 +121,7 @@ impl Plugin for Flannel {
     fn status(&self, network: &Network) -> Result<()> {
         let conf = Conf::of(network)?;
         let lease = Lease::load(&conf.subnet_file).map_err(|e| e.with_code(Code::NOT_AVAILABLE))?;
+        Records::verify_writable(&conf.data_dir).map_err(|e| e.with_code(Code::NOT_AVAILABLE))?;
         let config = delegate::config(network, &conf, Some(&lease), None)?;
         let delegated = network.with_config(config.bytes())?;
         Delegate::find(&delegated, config.kind())
