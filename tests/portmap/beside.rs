@@ -146,6 +146,10 @@ fn a_port_of_upstreams_is_refused(host: &Host) {
     let before = host.snapshot();
     let refused = host.plugin("portmap").add(&ours.container, "eth0", &ours.old(&conf));
     refused.expect_error(999, "container ctr-theirs (network net)");
+    refused.expect_error(999, "nothing tells whether it lives");
+    // With the other backend as well.
+    let nftables = portmap("nftables", &some());
+    ours.map(host, &nftables).expect_error(999, "its DEL or a GC frees the port");
     host.expect_unchanged_but(&before, &super::STAYS);
     peer(host).del(&theirs.container, "eth0", &theirs.old(&conf)).expect_ok();
     host.plugin("portmap").add(&ours.container, "eth0", &ours.old(&conf)).expect_result();

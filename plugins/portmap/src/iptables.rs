@@ -434,13 +434,14 @@ impl Adding<'_> {
                 continue;
             }
             return Err(Error::internal(format!(
-                "map {} of the host to {}: the port is mapped to {} port {} for {}",
+                "map {} of the host to {}: the port is mapped to {} port {} for {}{}",
                 there.mapping.host,
                 self.target.address.ip(),
                 there.target,
                 there.mapping.container_port,
                 parse::owner_of(self.saved, there.chain)
                     .unwrap_or_else(|| format!("chain {}", there.chain)),
+                parse::way_out(there.marker.as_ref()),
             )));
         }
         Ok(())

@@ -52,7 +52,10 @@ pub(crate) fn stand_aside(
                 Some(_) if !is_alive => going.push(name),
                 Some((target, host)) => {
                     let comment = comment_of(&entry).unwrap_or_default();
-                    return Ok(Some(conflict(target, &host, &name, &comment)));
+                    let whose =
+                        parse::describe(&comment).unwrap_or_else(|| format!("chain {name}"));
+                    let way_out = parse::way_out(marker.as_ref());
+                    return Ok(Some(conflict(target, &host, &whose, way_out)));
                 }
                 None => {}
             }
@@ -133,10 +136,9 @@ fn overlapping(target: &Target, to: &Destination) -> Option<HostPort> {
     })
 }
 
-fn conflict(target: &Target, host: &HostPort, chain: &str, comment: &str) -> Error {
-    let whose = parse::describe(comment).unwrap_or_else(|| format!("chain {chain}"));
+fn conflict(target: &Target, host: &HostPort, whose: &str, way_out: &str) -> Error {
     Error::internal(format!(
-        "map {host} of the host to {}: the port is mapped for {whose}, with iptables",
+        "map {host} of the host to {}: the port is mapped for {whose}, with iptables{way_out}",
         target.address.ip()
     ))
 }

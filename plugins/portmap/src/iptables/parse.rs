@@ -17,6 +17,15 @@ pub(super) struct Marker {
     place: Option<Place>,
 }
 
+/// The end of an error that names the owner of a chain: what helps where nothing tells
+/// whether it lives.
+pub(super) fn way_out(marker: Option<&Marker>) -> &'static str {
+    match marker.and_then(|marker| marker.place.as_ref()) {
+        Some(_) => "",
+        None => ": nothing tells whether it lives; if not, its DEL or a GC frees the port",
+    }
+}
+
 impl Marker {
     pub(super) fn read(comment: &str) -> Option<Marker> {
         let owner = chained::key_of(comment)?.to_owned();
