@@ -308,6 +308,10 @@ fn addresses_and_routes_come_back(host: &Host) {
         "ip route del default",
         "ip -6 route del default",
         "ip link set eth0 down",
+        "ip route flush dev eth0",
+        "ip -6 route flush dev eth0",
+        "ip route del 10.1.0.0/24",
+        "ip -6 route del fd00:1::/64",
     ] {
         one.exec(damage);
         assert_eq!(states(host, "restore --json")[0].0, "restored", "{damage}");
@@ -472,9 +476,13 @@ fn links_in_the_container_get_their_addresses_back(host: &Host) {
     ok(host, "add net /run/netns/one");
     one.wait_for_addresses();
     let inside = one.network_snapshot();
-    for damage in
-        ["ip addr flush dev eth0 scope global", "ip route del 10.9.0.0/16", "ip link set eth0 down"]
-    {
+    for damage in [
+        "ip addr flush dev eth0 scope global",
+        "ip route del 10.9.0.0/16",
+        "ip route flush dev eth0",
+        "ip route del 10.1.0.0/24",
+        "ip link set eth0 down",
+    ] {
         one.exec(damage);
         assert_eq!(states(host, "restore --json")[0].0, "restored", "{damage}");
         one.wait_for_addresses();

@@ -233,10 +233,14 @@ fn a_table_that_others_took_meanwhile_stays_theirs(host: &Host) {
     let bridge = json!({"type": "bridge", "bridge": "cni0", "ipam": conf::fixed(&["10.1.0.2/24"])});
     let attached = attach(host, &[bridge, json!({"type": "sbr"})]);
     let container = &attached.container;
+    let main = container.routes("main");
     container.exec("ip rule del from 10.1.0.2");
     container.exec("ip route flush table 100");
     container.exec("ip rule add from 10.7.0.0/16 lookup 100");
-    assert_eq!(states(host, "restore --json")[0], ("restored".to_owned(), owned(&["sbr"])));
+    // Nothing tells that the way to the subnet was moved; it is moved again.
+    let both = owned(&["bridge", "sbr"]);
+    assert_eq!(states(host, "restore --json")[0], ("restored".to_owned(), both));
+    assert_eq!(container.routes("main"), main);
     let rules = container.exec("ip rule show");
     assert!(rules.contains("from 10.1.0.2 lookup 101"), "{rules}");
     assert!(rules.contains("from 10.7.0.0/16 lookup 100"), "{rules}");

@@ -7,7 +7,7 @@
 //! | routes | container | [`configure`] | the kernel, with the link |
 //! | IPv6 sysctls of the link | container | [`configure`] | the kernel, with the link |
 
-use crate::{kernel, verify};
+use crate::{connected, kernel, verify};
 use cni::{Error, Result, Success};
 use linux::addr::{self, Addr, AddrFlags};
 use linux::monitor::{self, Group, Monitor, Settled};
@@ -155,6 +155,11 @@ fn put_back(
     if vrf.is_none() {
         wait_in_use(target.socket, missing.iter().map(|net| net.ip()))?;
     }
+    // First: gateways are behind them. Those of what is missing came with it.
+    let mut connected = connected::missing(target.socket, target.index, &present)?;
+    connected.iter_mut().for_each(|route| route.table = vrf.unwrap_or(TABLE_MAIN));
+    let connected = connected.iter().map(Route::append_message);
+    target.socket.batch(connected.collect::<Vec<_>>()).map_err(failed)?;
     let mut routes = first.to_vec();
     routes.extend(plan_routes(target, success)?);
     let missing = verify::missing_routes(target.socket, target.name, &routes)?;

@@ -8,6 +8,7 @@
 //! - [`ipam`]: the address plugin a configuration names
 //! - [`veth`]: the pair between host and container
 //! - [`addresses`]: addresses and routes of the container's link
+//! - `connected`: routes to the subnets of the link's addresses
 //! - [`contained`]: the link that lives in the container as a whole
 //! - [`parent`]: the lower device it stands on
 //! - [`shim`]: the host's own link among the containers'
@@ -32,6 +33,7 @@ pub mod ability;
 pub mod addresses;
 pub mod backend;
 pub mod chained;
+mod connected;
 pub mod contained;
 pub mod dns;
 pub mod filter;

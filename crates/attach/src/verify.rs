@@ -2,7 +2,7 @@
 //! changed; the first thing that is not as promised is named.
 
 use crate::addresses::{Target, plan_routes};
-use crate::kernel;
+use crate::{connected, kernel};
 use cni::{Error, Request, Result, Success};
 use linux::link::{self, Link, LinkInfo};
 use linux::route::{Filter, Route};
@@ -122,6 +122,7 @@ pub fn mac(link: &Link, promised: &cni::Interface) -> Result<()> {
 pub fn addresses_and_routes(target: &Target, success: &Success) -> Result<()> {
     let name = target.name;
     let present = addr::list(target.socket, None, Some(target.index)).map_err(kernel)?;
+    let mut found = Vec::new();
     for promised in
         success.ips.iter().filter(|ip| ip.interface.is_none_or(|i| i == target.interface))
     {
@@ -135,8 +136,14 @@ pub fn addresses_and_routes(target: &Target, success: &Success) -> Result<()> {
                     "check {name}: another host has address {address} as well"
                 )));
             }
-            Some(_) => {}
+            Some(addr) => found.push(addr.clone()),
         }
+    }
+    if let Some(missing) = connected::missing(target.socket, target.index, &found)?.first() {
+        return Err(Error::internal(format!(
+            "check {name}: route {}, which came with an address, is missing",
+            describe(missing)
+        )));
     }
     routes(target.socket, name, &plan_routes(target, success)?)
 }
