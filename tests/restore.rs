@@ -12,8 +12,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use testkit::{Case, Container, Host, Netns as _, Plugin, cases, with_previous_result};
 
-use crate::cnitool::{cnitool, cnitool_env, ok};
+use crate::cnitool::{cnitool, cnitool_env, cnitool_with, ok};
 use crate::conf::{of_type, with};
+use crate::recorder::Recorder;
+use crate::whole_chain;
 
 pub(crate) fn list() -> Vec<Case> {
     let mut list = cases! {
@@ -24,6 +26,8 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge, Nft, Strace] a_restore_that_was_killed_is_repeated,
         [Bridge] addresses_and_routes_come_back,
         [Bridge] a_bridge_that_was_removed_comes_back,
+        [Bridge, Shaping, Ifb, Ping, Nft] the_whole_chain_comes_back_with_its_bridge,
+        [Bridge, Nft] lists_of_before_check_are_restored,
         [Nft] a_wire_comes_back,
         [Bridge, Nft] half_of_the_rules_are_not_doubled,
         [Bridge, Nft] what_is_deleted_meanwhile_is_not_brought_back,
@@ -337,6 +341,76 @@ fn a_bridge_that_was_removed_comes_back(host: &Host) {
         one.expect_ping("10.1.0.3");
         one.expect_ping("10.1.0.1");
     }
+}
+
+/// What portmap set on the bridge is missed only when there is a bridge again.
+fn the_whole_chain_comes_back_with_its_bridge(host: &Host) {
+    whole_chain::write_chain(host, "1.0.0", &whole_chain::plugins(None));
+    let pods = [("one", 18080), ("two", 18081)].map(|(name, port)| {
+        let container = host.container(name);
+        let capabilities = whole_chain::capabilities(port);
+        let line = format!("add net {}", container.path().display());
+        let output = cnitool_with(host, &capabilities, &line);
+        assert!(output.success(), "{output}");
+        (container, whole_chain::addresses(&output.stdout))
+    });
+    host.exec("ip link del cni0");
+    let states_of = |line| states(host, line).into_iter().map(|(state, _)| state);
+    assert_eq!(states_of("restore --json").collect::<Vec<_>>(), ["restored", "restored"]);
+    assert_eq!(states_of("restore --json").collect::<Vec<_>>(), ["complete", "complete"]);
+    let (one, others) = (&pods[0].0, &pods[1].1);
+    others.iter().for_each(|address| one.expect_ping(address));
+    let _server = one.echo_server(8080);
+    let at_loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 18080));
+    host.tcp(at_loopback).expect("mapped at the loopback");
+}
+
+/// kube-flannel's list of old, and containerd's own; and a plugin that knows no more.
+fn lists_of_before_check_are_restored(host: &Host) {
+    host.write(
+        "/run/flannel/subnet.env",
+        "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.17.1/24\nFLANNEL_MTU=1450\n\
+         FLANNEL_IPMASQ=false\n",
+    );
+    let write = |file: &str, name: &str, plugins: Value| {
+        let list = json!({"cniVersion": "0.3.1", "name": name, "plugins": plugins});
+        host.write(format!("/etc/cni/net.d/{file}"), list.to_string());
+    };
+    write(
+        "10-net.conflist",
+        "net",
+        json!([{"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}},
+            {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}]),
+    );
+    write("99-loopback.conflist", "cni-loopback", json!([{"type": "loopback"}]));
+    let one = host.container("one");
+    ok(host, "add -i lo cni-loopback /run/netns/one");
+    add(host, &one);
+    let complete = ("complete".to_owned(), Vec::new());
+    assert_eq!(states(host, "restore --json"), [complete.clone(), complete.clone()]);
+    let (before, inside) = (host.snapshot(), one.network_snapshot());
+    host.exec("nft flush ruleset");
+    one.exec("ip route del default");
+    one.exec("ip link set lo down");
+    let done = states(host, "restore --json");
+    assert_eq!(done[0], ("restored".to_owned(), owned(&["loopback"])));
+    assert_eq!(done[1], ("restored".to_owned(), owned(&["flannel", "portmap"])));
+    host.expect_unchanged(&before);
+    inside.expect_same(&one.network_snapshot());
+
+    let script = r#"[ $CNI_COMMAND = ADD ] || [ $CNI_COMMAND = DEL ] || {
+        echo '{"code": 1, "msg": "incompatible CNI versions"}'; exit 1; }
+        [ $CNI_COMMAND = DEL ] || echo '{"cniVersion": "0.3.1"}'"#;
+    let older = Recorder::new(host, "older", script);
+    write("20-side.conflist", "side", json!([{"type": "loopback"}, {"type": "older"}]));
+    let path = older.path();
+    let run = |line: &str| cnitool_env(host, line, &[("CNI_PATH", &path)]);
+    assert!(run("add side /run/netns/one").success());
+    let output = run("restore side");
+    assert_eq!(output.code(), Some(1), "{output}");
+    let told = "plugin type=\"older\" failed (restore): the list is of before version 0.4.0";
+    assert!(output.stderr.contains(told) && output.stdout.contains(" failed "), "{output}");
+    assert_eq!(run("restore cni-loopback").code(), Some(0));
 }
 
 fn a_wire_comes_back(host: &Host) {

@@ -194,7 +194,8 @@ Executes CHECK of every plugin of the attachments in the cache, and has those
 that miss something make it again: packet filter rules after nft flush ruleset
 or a reload of firewalld, addresses and routes that somebody removed. What is
 there is not touched, and no connection ends. A link that is gone needs del and
-add. Plugins of others cannot do it, and say so.
+add. Plugins of others cannot do it, and say so. Lists before version 0.4.0 are
+asked at that version.
 
   -n, --dry-run    only show what is missing
 

@@ -278,8 +278,12 @@ impl PluginConfig {
     /// What it gets on stdin: one line of JSON with sorted keys.
     pub(crate) fn request(&self, list: &ConfigList, extra: Extra<'_>) -> Vec<u8> {
         let mut document = self.document.clone();
+        let version = match extra.version {
+            Some(version) => version.as_str(),
+            None => &list.version,
+        };
         document.insert("name".to_owned(), list.name.as_str().into());
-        document.insert("cniVersion".to_owned(), list.version.as_str().into());
+        document.insert("cniVersion".to_owned(), version.into());
         if let Some(result) = extra.previous {
             document.insert("prevResult".to_owned(), result);
         }
@@ -309,6 +313,8 @@ impl PluginConfig {
 /// What a verb adds to a plugin's configuration.
 #[derive(Default)]
 pub(crate) struct Extra<'a> {
+    /// None is that of the list.
+    pub(crate) version: Option<Version>,
     pub(crate) previous: Option<Value>,
     pub(crate) capabilities: Option<&'a Map<String, Value>>,
     pub(crate) valid: Option<&'a [AttachmentId]>,

@@ -11,46 +11,53 @@ use crate::chain::{Runtime, failed};
 use crate::list::{ConfigList, Extra};
 use cni::dispatch::Verb;
 use cni::{Code, Error, Result, Version};
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Runtime {
     /// Has each plugin of a cached attachment whose CHECK fails make again what
-    /// is missing, in order, with configuration and result of the ADD; then all
-    /// must pass. Answers the types of those plugins.
+    /// is missing, in order, with configuration and result of the ADD; again, as long
+    /// as that shows something else to be missing; then all must pass. Answers the
+    /// types of those plugins.
     ///
     /// # Errors
     /// The plugins whose CHECK still fails, with why they could not; an attachment
-    /// that was made without CHECK (before version 0.4.0), or of which the cache
-    /// does not have the configuration; one that another runtime deleted meanwhile:
-    /// then a DEL takes back what was made again.
+    /// of which the cache does not have the configuration; one that another runtime
+    /// deleted meanwhile: then a DEL takes back what was made again.
     pub fn restore(&self, entry: &Entry) -> Result<Vec<String>> {
         let (list, attachment) = whole(entry)?;
         let _held = self.locks().exclusive(list.name().as_str())?;
-        let wanting = self.wanting_of(&list, &attachment, entry)?;
-        if wanting.is_empty() {
-            return Ok(Vec::new());
+        let mut restored = BTreeSet::new();
+        let mut wanting = self.wanting_of(&list, &attachment, entry)?;
+        let mut rounds = 0;
+        while !wanting.is_empty() {
+            rounds += 1;
+            restored.extend(wanting.iter().map(|(at, _)| *at));
+            // One may need what another, behind it, brings back: the way to a gateway
+            // may be in a table that only that one knows. So all do what they can, and
+            // then CHECK tells.
+            let restore = |at| self.ask(&list, &attachment, entry, at, Verb::Restore);
+            let mut failures: BTreeMap<usize, Error> =
+                wanting.iter().filter_map(|(at, _)| Some((*at, restore(*at).err()?))).collect();
+            // A runtime that takes no lock forgets an attachment when its DEL is done.
+            // What it had removed by then may have been made again, for nobody.
+            if self.cached(&list, &attachment)?.is_none() {
+                let error = Error::internal("restore: it was deleted meanwhile");
+                return Err(match self.del_all(&list, &attachment, Some(entry)) {
+                    Ok(()) => error,
+                    Err(undo) => error.with_details(format!("undo: {undo}")),
+                });
+            }
+            // What is back may show that more went with it: settings of a bridge's that
+            // one behind the bridge makes.
+            let still = self.wanting_of(&list, &attachment, entry)?;
+            if still == wanting || rounds > list.plugins().len() {
+                let reason = |(at, error)| failures.remove(&at).unwrap_or(error);
+                Error::join(still.into_iter().map(reason).collect())?;
+                break;
+            }
+            wanting = still;
         }
-        // One may need what another, behind it, brings back: the way to a gateway may
-        // be in a table that only that one knows. So all do what they can, and then
-        // CHECK tells.
-        let restore = |at| self.ask(&list, &attachment, entry, at, Verb::Restore);
-        let mut failures: Vec<(usize, Error)> =
-            wanting.iter().filter_map(|(at, _)| Some((*at, restore(*at).err()?))).collect();
-        // A runtime that takes no lock forgets an attachment when its DEL is done.
-        // What it had removed by then may have been made again, for nobody.
-        if self.cached(&list, &attachment)?.is_none() {
-            let error = Error::internal("restore: it was deleted meanwhile");
-            return Err(match self.del_all(&list, &attachment, Some(entry)) {
-                Ok(()) => error,
-                Err(undo) => error.with_details(format!("undo: {undo}")),
-            });
-        }
-        let still = self.wanting_of(&list, &attachment, entry)?;
-        let reason = |(at, error)| match failures.iter().position(|(failed, _)| *failed == at) {
-            Some(found) => failures.swap_remove(found).1,
-            None => error,
-        };
-        Error::join(still.into_iter().map(reason).collect())?;
-        Ok(wanting.into_iter().map(|(at, _)| list.plugins()[at].kind().to_owned()).collect())
+        Ok(restored.into_iter().map(|at| list.plugins()[at].kind().to_owned()).collect())
     }
 
     /// The errors of the plugins whose CHECK fails: what [`Runtime::restore`] would
@@ -71,12 +78,6 @@ impl Runtime {
         attachment: &Attachment,
         entry: &Entry,
     ) -> Result<Vec<(usize, Error)>> {
-        if !list.is_at_least(Version::V0_4_0) {
-            return Err(Error::new(
-                Code::INCOMPATIBLE_VERSION,
-                "restore: before version 0.4.0 there is no CHECK to tell what is missing: DEL and ADD it",
-            ));
-        }
         let check = |at| self.ask(list, attachment, entry, at, Verb::Check).err().map(|e| (at, e));
         Ok((0..list.plugins().len()).filter_map(check).collect())
     }
@@ -91,10 +92,13 @@ impl Runtime {
         verb: Verb,
     ) -> Result<()> {
         let plugin = &list.plugins()[at];
+        // Before that there is no CHECK. The plugins may know it all the same.
+        let version = list.version()?.max(Version::V0_4_0);
         let request = plugin.request(
             list,
             Extra {
-                previous: Some(entry.outcome(list.version()?)?.to_value()),
+                version: Some(version),
+                previous: Some(entry.outcome(version)?.to_value()),
                 capabilities: Some(&attachment.capabilities),
                 ..Extra::default()
             },
@@ -105,9 +109,17 @@ impl Runtime {
             .map_err(|error| {
                 let foreign = error.code() == Code::INVALID_ENVIRONMENT
                     && error.msg().starts_with("unknown CNI_COMMAND");
-                let error = match foreign {
-                    true => Error::internal("this plugin cannot do it: DEL and ADD the attachment"),
-                    false => error,
+                let old = error.code() == Code::INCOMPATIBLE_VERSION
+                    && !list.is_at_least(Version::V0_4_0);
+                let error = match (foreign, old) {
+                    (true, _) => {
+                        Error::internal("this plugin cannot do it: DEL and ADD the attachment")
+                    }
+                    (_, true) => error.context(
+                        "the list is of before version 0.4.0, and so is this plugin, which has \
+                         no CHECK to tell what is missing",
+                    ),
+                    _ => error,
                 };
                 failed(plugin, if verb == Verb::Check { "check" } else { "restore" }, error)
             })

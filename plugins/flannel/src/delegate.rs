@@ -45,10 +45,12 @@ impl Config {
     }
 
     /// With the previous result of the request, which the delegate's own CHECK
-    /// and DEL need.
+    /// and DEL need, and the version that is written in.
     pub(crate) fn with_prev_result(mut self, network: &Network) -> Config {
-        if let Some(value) = decode::get(network.document(), "prevResult") {
-            self.0.insert("prevResult".to_owned(), value.clone());
+        for key in ["prevResult", "cniVersion"] {
+            if let Some(value) = decode::get(network.document(), key) {
+                self.0.insert(key.to_owned(), value.clone());
+            }
         }
         self
     }
