@@ -1,7 +1,7 @@
 //! `hostShim`: host and containers reach each other, and nothing of it stays.
 
 use serde_json::json;
-use testkit::{Case, Host, Netns as _, cases};
+use testkit::{Case, Frame, Host, Netns as _, Payload, cases};
 
 use super::{STAYS, subject};
 use crate::conf;
@@ -12,6 +12,7 @@ pub(super) fn list() -> Vec<Case> {
         [Macvlan, Ping, Ipv6] a_shim_lets_host_and_containers_meet,
         [Macvlan, Ping] a_shim_may_have_an_address_of_its_own,
         [Macvlan] a_shim_is_not_heard_outside,
+        [Macvlan, Ping] the_host_speaks_first_and_nobody_outside_takes_it_for_the_shim,
         [Macvlan] the_last_takes_the_shim_away,
         [Macvlan] many_share_a_shim,
         [Macvlan, Ipv6] check_knows_the_shim,
@@ -84,6 +85,54 @@ fn a_shim_is_not_heard_outside(host: &Host) {
     assert!(of_host.contains(&host.mac(&shims(host)[0])), "{of_host}");
 }
 
+/// A question of the shim for a container would tell everybody that the host's address
+/// is the shim's, and with a strict filter of reverse paths cut the host off.
+fn the_host_speaks_first_and_nobody_outside_takes_it_for_the_shim(host: &Host) {
+    let outside = host.outside();
+    host.set_sysctl("net/ipv4/conf/all/rp_filter", "1");
+    outside.expect_ping("192.0.2.1");
+    let capture = outside.capture();
+    let subject = with_shim(host, "4");
+    let (container, result) = subject.attach("pod");
+    let uplink = host.mac("uplink");
+    let expect_known = |when: &str| {
+        let known = outside.exec("ip neighbour show 192.0.2.1");
+        assert!(known.contains(&uplink), "{when}: {known}");
+        assert!(outside.answers_ping("192.0.2.1"), "{when}");
+    };
+    // One packet each time, with no time for a second.
+    assert!(host.answers_ping("192.0.2.10"));
+    expect_known("the host spoke first");
+    subject.check(&container, &result).expect_ok();
+    container.exec("ip link set eth0 address 02:00:00:00:00:0b");
+    assert!(host.answers_ping("192.0.2.10"), "the container's address has changed");
+    expect_known("the container's address has changed");
+    let shim = shims(host).remove(0);
+    // Both are of Linux 5.16, and not for who is no root.
+    if host.sysctl(&format!("net/ipv4/neigh/{shim}/mcast_solicit")).as_deref() == Some("0") {
+        outside.exec("ip link set uplink down");
+        host.wait_until("the parent has no carrier", || {
+            host.exec("ip link show dev uplink").contains("NO-CARRIER")
+        });
+        outside.exec("ip link set uplink up");
+        host.wait_until("it has again", || outside.answers_ping("192.0.2.1"));
+        assert!(host.answers_ping("192.0.2.10"), "the cable was out");
+        host.exec(format!("ip neighbour flush dev {shim}"));
+        assert!(!host.answers_ping("192.0.2.10"), "nobody may be asked");
+        subject.check(&container, &result).expect_error(999, "");
+        container.exec("ip neighbour flush dev eth0");
+        container.expect_ping("192.0.2.1");
+        assert!(host.answers_ping("192.0.2.10"), "the container has asked");
+        expect_known("all was forgotten");
+    }
+    let speaks_for_host = |frame: &Frame| match frame.payload {
+        Payload::Arp { sender, .. } => sender.octets() == [192, 0, 2, 1] && !frame.outgoing,
+        _ => false,
+    };
+    let said = capture.frames(|frame| speaks_for_host(frame) && frame.source != uplink);
+    assert_eq!(said, []);
+}
+
 fn the_last_takes_the_shim_away(host: &Host) {
     drop(settled_outside(host));
     let before = host.snapshot();
@@ -143,6 +192,7 @@ fn check_knows_the_shim(host: &Host) {
     for (command, part) in [
         ("ip route del 192.0.2.10 dev SHIM", "route to 192.0.2.10/32"),
         ("ip -6 route del 2001:db8:ffff::10 dev SHIM", "route to 2001:db8:ffff::10/128"),
+        ("ip neighbour del 192.0.2.10 dev SHIM", "neighbour entry of 192.0.2.10"),
     ] {
         let command = command.replace("SHIM", &shim);
         subject.check_misses(|_, _| drop(host.exec(command)), part);

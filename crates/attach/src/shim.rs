@@ -12,7 +12,7 @@
 //! | the shim | host | `shim` and a hash of network and parent | [`leave`] of the last, [`gc`] | by the network's attachments |
 //! | its alias | host | `oxcni-shim:<network>` | with the shim | |
 //! | a route to each address | host | its metric is a hash of the attachment | [`leave`], [`gc`] | no |
-//! | a neighbour entry to each address | host, ipvlan in mode l2 | the address | [`leave`], [`gc`] | no |
+//! | a neighbour entry to each address | host, macvlan, ipvlan in mode l2 | the address | [`leave`], [`gc`] | no |
 //! | neighbour entries and routes to the host | container | the host's addresses | with the container's link | no |
 //!
 //! The routes count the users: the shim goes with the last of them. Their
@@ -63,7 +63,7 @@ pub fn join(
     sandbox: &Sandbox,
     plan: &Plan,
     parent: &Parent,
-    container_index: u32,
+    link: &Link,
     success: &Success,
 ) -> Result<()> {
     let (host, container) = (sandbox.host(), sandbox.container()?);
@@ -77,14 +77,14 @@ pub fn join(
         // One of IPv6 that is there loses its source when the shim loses that address.
         route::replace(host, &route).map_err(|e| kernel(e.context("join the host shim")))?;
     }
-    for entry in host_neighbours(plan, &shim, &ways) {
+    for entry in host_neighbours(plan, &shim, link, &ways) {
         neigh::replace(host, &entry).map_err(kernel)?;
     }
     drop(alone);
-    for entry in container_neighbours(plan, &shim, container_index, &on_parent, &ways) {
+    for entry in container_neighbours(plan, &shim, link.index, &on_parent, &ways) {
         neigh::replace(container, &entry).map_err(kernel)?;
     }
-    for route in container_routes(container_index, &ways, success) {
+    for route in container_routes(link.index, &ways, success) {
         match route::add(container, &route) {
             Err(e) if !e.is_exists() => return Err(kernel(e.context("join the host shim"))),
             _ => {}
@@ -171,7 +171,7 @@ pub fn verify(
     verify_sources(host, &name, &routes)?;
     let inside = sandbox.container()?;
     verify::routes(inside, &container.name, &container_routes(container.index, &ways, promised))?;
-    verify_neighbours(host, &name, &host_neighbours(plan, &shim, &ways))?;
+    verify_neighbours(host, &name, &host_neighbours(plan, &shim, container, &ways))?;
     let entries = container_neighbours(plan, &shim, container.index, &on_parent, &ways);
     verify_neighbours(inside, &container.name, &entries)
 }
@@ -196,13 +196,15 @@ fn verify_sources(host: &Socket, name: &str, promised: &[Route]) -> Result<()> {
 fn verify_neighbours(socket: &Socket, name: &str, promised: &[Neigh]) -> Result<()> {
     let Some(first) = promised.first() else { return Ok(()) };
     let present = neigh::list(socket, None, Some(first.index)).map_err(kernel)?;
-    let is_there = |entry: &&Neigh| {
-        present.iter().any(|other| Neigh { flags: entry.flags, ..*other } == **entry)
+    let is_fulfilled = |entry: &&Neigh| {
+        let lasts = |is: &Neigh| is.state & entry.state & Neigh::PERMANENT != 0;
+        let is_it = |is: &Neigh| is.ip == entry.ip && is.mac == entry.mac;
+        present.iter().any(|is| is_it(is) && (lasts(is) || entry.state != Neigh::PERMANENT))
     };
-    match promised.iter().find(|entry| !is_there(entry)) {
+    match promised.iter().find(|entry| !is_fulfilled(entry)) {
         None => Ok(()),
         Some(entry) => Err(Error::internal(format!(
-            "check {name}: the permanent neighbour entry of {} is missing",
+            "check {name}: the neighbour entry of {} is missing",
             entry.ip
         ))),
     }
@@ -262,14 +264,23 @@ fn routes_of(
         .collect()
 }
 
-/// In mode l2 the answers of containers to borrowed addresses go to the parent,
-/// those about their Ethernet address among them: it is the parent's anyway.
-fn host_neighbours(plan: &Plan, shim: &Link, ways: &[Way]) -> Vec<Neigh> {
-    let (Kind::Ipvlan(IpvlanMode::L2), Some(mac)) = (plan.kind, shim.mac) else {
-        return Vec::new();
-    };
+/// What the host would learn by a question from a borrowed address, and must not ask.
+/// ARP from a macvlan would tell everybody outside that the address is the shim's. In
+/// mode l2 of ipvlan the answers go to the parent; the Ethernet address is the parent's
+/// anyway.
+fn host_neighbours(plan: &Plan, shim: &Link, container: &Link, ways: &[Way]) -> Vec<Neigh> {
     let borrowed = ways.iter().filter(|way| plan.is_borrowed(way.from));
-    borrowed.map(|way| Neigh::permanent(shim.index, way.to, mac)).collect()
+    match (plan.kind, shim.mac, container.mac) {
+        // The container announces when it has another.
+        (Kind::Macvlan, _, Some(mac)) => borrowed
+            .filter(|way| way.to.is_ipv4())
+            .map(|way| Neigh::learned(shim.index, way.to, mac))
+            .collect(),
+        (Kind::Ipvlan(IpvlanMode::L2), Some(mac), _) => {
+            borrowed.map(|way| Neigh::permanent(shim.index, way.to, mac)).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// The shim does not answer for borrowed addresses: of IPv6 because they are not
@@ -370,12 +381,26 @@ fn dress(sandbox: &Sandbox, plan: &Plan, shim: &Link) -> Result<()> {
         ] {
             set_if_there(&["net", "ipv6", "conf", name, key], value)?;
         }
-        Ok(())
+        match plan.must_not_ask() {
+            true => ask_nobody(name),
+            false => Ok(()),
+        }
     })?;
     let addresses = plan.addresses.iter().map(|ip| Addr::new(shim.index, only(*ip)).nodad());
     let mut messages: Vec<_> = addresses.map(|addr| addr.replace_message()).collect();
     messages.push(link::Change::new(shim.index).up().message());
     host.batch(messages).map_err(|e| kernel(e.context(format_args!("set up host shim {name}"))))
+}
+
+/// Has the host ask no neighbour by broadcast, also when one does not answer. Where the
+/// kernel drops what it knows whenever the parent has no carrier (before Linux 5.16), a
+/// container would then be out of reach until it speaks, and the host asks.
+fn ask_nobody(name: &str) -> Result<()> {
+    match sysctl::write(&["net", "ipv4", "conf", name, "arp_evict_nocarrier"], "0") {
+        Ok(_) => set_if_there(&["net", "ipv4", "neigh", name, "mcast_solicit"], "0"),
+        Err(e) if e.is_not_found() => Ok(()),
+        Err(e) => Err(kernel(e)),
+    }
 }
 
 /// In mode l2 a container's packets to a borrowed IPv4 address come in by the
@@ -441,8 +466,8 @@ fn prune(
         }
         for (_, route) in go {
             gone_is_fine(route::delete(host, &route))?;
-            let entry =
-                Neigh { index: shim.index, ip: route.dst.ip(), mac: None, state: 0, flags: 0 };
+            let (index, ip) = (shim.index, route.dst.ip());
+            let entry = Neigh { index, ip, mac: None, state: 0, flags: 0 };
             gone_is_fine(neigh::delete(host, &entry))?;
         }
         Ok(())

@@ -23,7 +23,7 @@ pub struct Neigh {
     /// `NUD_*` bits (include/uapi/linux/neighbour.h): 0x02 reachable, 0x04
     /// stale, 0x20 failed, 0x80 permanent, ..
     pub state: u16,
-    /// `NTF_*` bits: 0x08 proxy, 0x80 router, ..
+    /// `NTF_*` bits: 0x08 proxy, 0x10 learned by somebody else, 0x80 router, ..
     pub flags: u8,
 }
 
@@ -34,10 +34,23 @@ impl Neigh {
     /// `NTF_PROXY`: this host answers for the address; it has no state.
     pub const PROXY: u8 = 0x08;
 
+    /// `NUD_STALE`: used at once, and verified by a question to its Ethernet address.
+    pub const STALE: u16 = 0x04;
+
+    /// `NTF_EXT_LEARNED`: not forgotten for lack of use.
+    pub const LEARNED: u8 = 0x10;
+
     /// An entry to be set by hand.
     #[must_use]
     pub fn permanent(index: u32, ip: IpAddr, mac: Mac) -> Neigh {
         Neigh { index, ip, mac: Some(mac), state: Neigh::PERMANENT, flags: 0 }
+    }
+
+    /// An entry that what the neighbour says of itself changes, and that stays until
+    /// then. Like `ip neigh replace .. nud stale extern_learn`.
+    #[must_use]
+    pub fn learned(index: u32, ip: IpAddr, mac: Mac) -> Neigh {
+        Neigh { index, ip, mac: Some(mac), state: Neigh::STALE, flags: Neigh::LEARNED }
     }
 
     /// The request of [`replace`].

@@ -126,7 +126,7 @@ fn attach<'r>(
     contained::configure(&target, &success)?;
     if let Some(plan) = &plan.shim {
         undo.push("leave the host shim", |sandbox| shim::leave(sandbox, KIND));
-        shim::join(sandbox, plan, &parent, link.index, &success)?;
+        shim::join(sandbox, plan, &parent, &link, &success)?;
     }
     success.interfaces = vec![contained::interface(sandbox.request, &link, plan.mtu)];
     if let Some(dns) = &plan.dns {

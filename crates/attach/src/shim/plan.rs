@@ -125,6 +125,11 @@ impl Plan {
         own.or_else(|| of_family().find(near).or_else(|| of_family().next()).map(Addr::ip))
     }
 
+    /// Whether an ARP request by the shim would speak of an address that is not its own.
+    pub(super) fn must_not_ask(&self) -> bool {
+        self.kind == Kind::Macvlan && !self.addresses.iter().any(IpAddr::is_ipv4)
+    }
+
     /// Whether the host's address is only on the parent, where nobody among the
     /// containers can be asked for it.
     pub(super) fn is_borrowed(&self, from: IpAddr) -> bool {
