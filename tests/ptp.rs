@@ -84,7 +84,10 @@ fn ipv6_is_ready_at_once(host: &Host) {
     }
     // One packet, with no time for a second.
     assert!(one.answers_ping("fd00:1::1") && host.answers_ping("fd00:1::2"));
-    two.expect_ping("fd00:1::2");
+    assert!(one.answers_ping("fd00:1::3") && two.answers_ping("fd00:1::2"));
+    // One that nobody, the host least of all, has spoken to.
+    let (three, _) = subject.attach("three");
+    assert!(two.answers_ping("fd00:1::4") && three.answers_ping("fd00:1::3"));
 }
 
 /// The host is the only neighbour, and what it knew of the address has gone with the

@@ -43,6 +43,8 @@ pub(super) fn list() -> Vec<Case> {
         // Newer than Debian's package of upstream's.
         [Bridge, Ipv6] addresses_survive_the_link_going_down,
         [Bridge] dns_is_ipams_if_the_configuration_has_none,
+        // Upstream waits for two seconds.
+        [Bridge, Ping, Ipv6] the_first_packet_finds_the_first_container_of_a_bridge,
         // Upstream configures everything, and then cannot print the result.
         [Bridge] an_old_version_must_have_addresses,
     } {
@@ -110,6 +112,17 @@ fn the_default_gateway_leads_outside(host: &Host) {
     host.wait_for_addresses();
     one.expect_ping("192.0.2.2");
     one.expect_ping("2001:db8:ffff::2");
+}
+
+/// The bridge asks for it from a link-local address that is as new as it is.
+fn the_first_packet_finds_the_first_container_of_a_bridge(host: &Host) {
+    let outside = outside_with_a_way_back(host);
+    host.wait_for_addresses();
+    outside.wait_for_addresses();
+    let conf = bridge(host, json!({"isDefaultGateway": true, "ipam": leased(&[V4, V6])}));
+    attach(host, "one", &conf);
+    // One packet, with no time for a second.
+    assert!(outside.answers_ping("2001:db8:1::2"));
 }
 
 fn a_default_route_of_ipams_gets_the_gateway(host: &Host) {

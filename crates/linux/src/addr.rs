@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv6Network};
 use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
@@ -11,6 +11,7 @@ use rtnetlink::packet_route::address::{
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::family::{Family, wire_or_any};
+use crate::link::Mac;
 use crate::netlink::{Attrs, Message, Reply, Socket, field_u8, field_u32};
 use crate::route::Scope;
 use crate::uapi::{
@@ -107,6 +108,13 @@ impl Addr {
         }
     }
 
+    /// The link-local address of a link with this Ethernet address, used at once.
+    #[must_use]
+    pub fn link_local(index: u32, mac: Mac) -> Addr {
+        let net = Ipv6Network::new(mac.link_local(), 64).expect("64 bits of 128");
+        Addr::new(index, net.into()).scope(Scope::LINK).nodad()
+    }
+
     /// `nodad`: IPv6 addresses that are known to be unique need not wait a
     /// second or two for others to object. No effect on IPv4.
     #[must_use]
@@ -142,6 +150,12 @@ impl Addr {
     #[must_use]
     pub fn family(&self) -> Family {
         Family::of(self.net.ip())
+    }
+
+    /// Whether it is an IPv6 address for this link alone.
+    #[must_use]
+    pub fn is_link_local(&self) -> bool {
+        matches!(self.net, IpNetwork::V6(net) if net.ip().is_unicast_link_local())
     }
 
     /// Whether others are still being asked about it; never once

@@ -8,6 +8,7 @@ use attach::sandbox::Sandbox;
 use attach::undo::Undo;
 use attach::{ability, kernel, verify, veth};
 use cni::{Code, Error, Result, Success};
+use linux::addr::{self, Addr};
 use linux::link::{self, BridgeSpec, Change, Link, LinkInfo, Mac};
 use linux::netns::Namespace;
 use linux::{Socket, sysctl};
@@ -62,6 +63,12 @@ pub(crate) fn ensure<'r>(
                         link::set_promisc(host, index, true).map_err(kernel)?;
                     }
                     veth::refuse_router_advertisements(name)?;
+                    // From which it asks for the containers that others send to. The
+                    // kernel would use the same after one to two seconds; where it
+                    // refuses this, there is no IPv6.
+                    if plan.is_gateway {
+                        let _ = addr::add(host, &Addr::link_local(index, mac));
+                    }
                     return Ok(made);
                 }
                 // Another ADD made it just now.

@@ -7,7 +7,7 @@
 //! | what | where | name | created by | removed by | shared |
 //! |---|---|---|---|---|---|
 //! | veth pair | both | `CNI_IFNAME`, `vethH..` from the attachment | [`attach::veth`] | DEL, GC | no |
-//! | gateway addresses | host end | from IPAM | [`routes::make_on_host`] | with the link | no |
+//! | gateway addresses, a link-local one | host end | from IPAM, its Ethernet address | [`routes::make_on_host`] | with the link | no |
 //! | routes to the container | host | its addresses | [`routes::make_on_host`] | with the link | no |
 //! | addresses, routes | container | from IPAM | [`attach::addresses`] | with the link | no |
 //! | masquerading rules | host | from the attachment | [`attach::masquerade`] | DEL, GC | no |
@@ -143,7 +143,7 @@ fn attach<'r>(
     let pair = undo.after(veth::create(sandbox, spec)?, "remove the veth pair", |sandbox, pair| {
         veth::remove_pair(sandbox, &pair)
     });
-    routes::make_on_host(sandbox.host(), &success, pair.host)?;
+    routes::make_on_host(sandbox.host(), &success, &pair)?;
     configure_container(sandbox, plan, &pair, &success)?;
     routes::wait_on_host(sandbox, &success)?;
     forwarding.switch_on(sandbox)?;

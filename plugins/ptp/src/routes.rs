@@ -6,15 +6,17 @@
 //!             10.1.0.0/24 via 10.1.0.1 dev eth0 src 10.1.0.2
 //! host:       10.1.0.1/32 on vethX
 //!             10.1.0.2 dev vethX scope host
+//!             with IPv6 a link-local address on vethX, to ask for the container from
 //! ```
 
 use attach::sandbox::Sandbox;
+use attach::veth::Pair;
 use attach::{addresses, kernel};
 use cni::{Error, Result, Success};
 use ipnetwork::IpNetwork;
 use linux::Socket;
 use linux::addr::Addr;
-use linux::link::{self, Link};
+use linux::link::{self, Link, Mac};
 use linux::route::{self, Filter, Route, Scope, TABLE_MAIN};
 use std::net::IpAddr;
 
@@ -66,6 +68,14 @@ pub(crate) fn host_addresses(success: &Success, index: u32) -> Vec<Addr> {
     addresses
 }
 
+/// The link-local address by which the host asks for the container, if there is IPv6
+/// to forward. The kernel would make the same, and use it after one to two seconds; a
+/// packet that others sent to the container would wait as long.
+fn link_local(success: &Success, index: u32, mac: Option<Mac>) -> Option<Addr> {
+    let has_ipv6 = success.ips.iter().any(|ip| ip.address.is_ipv6());
+    mac.filter(|_| has_ipv6).map(|mac| Addr::link_local(index, mac))
+}
+
 /// The host's routes to the container's addresses.
 pub(crate) fn of_host(success: &Success, index: u32) -> Vec<Route> {
     let to = |ip: &cni::IpConfig| {
@@ -79,8 +89,11 @@ pub(crate) fn of_host(success: &Success, index: u32) -> Vec<Route> {
 ///
 /// # Errors
 /// The host routes one of the addresses elsewhere; what the kernel refuses.
-pub(crate) fn make_on_host(host: &Socket, success: &Success, index: u32) -> Result<()> {
-    let addresses = host_addresses(success, index);
+pub(crate) fn make_on_host(host: &Socket, success: &Success, pair: &Pair) -> Result<()> {
+    let index = pair.host;
+    let mut addresses: Vec<_> =
+        link_local(success, index, Some(pair.host_mac)).into_iter().collect();
+    addresses.extend(host_addresses(success, index));
     host.batch(addresses.iter().map(Addr::add_message).collect::<Vec<_>>()).map_err(kernel)?;
     of_host(success, index).iter().try_for_each(|route| add_on_host(host, route))
 }
@@ -94,6 +107,9 @@ pub(crate) fn restore_on_host(host: &Socket, promised: &Success, end: &Link) -> 
     let present = linux::addr::list(host, None, Some(end.index)).map_err(kernel)?;
     let mut addresses = host_addresses(promised, end.index);
     addresses.retain(|gateway| !present.iter().any(|addr| addr.net == gateway.net));
+    if !present.iter().any(Addr::is_link_local) {
+        addresses.extend(link_local(promised, end.index, end.mac));
+    }
     host.batch(addresses.iter().map(Addr::add_message).collect::<Vec<_>>()).map_err(kernel)?;
     for route in of_host(promised, end.index) {
         if attach::verify::routes(host, &end.name, std::slice::from_ref(&route)).is_err() {

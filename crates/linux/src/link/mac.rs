@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
@@ -37,6 +38,14 @@ impl Mac {
             RandomState::new().build_hasher().finish().to_ne_bytes();
         first = first & 0xfc | 0x02;
         Mac([first, b, c, d, e, f])
+    }
+
+    /// The IPv6 link-local address that is made of it (RFC 4291, appendix A), as by the
+    /// kernel unless it is told to use another way.
+    #[must_use]
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 0x02, b, c, 0xff, 0xfe, d, e, f])
     }
 
     /// The bytes in the order they are written.
@@ -125,6 +134,12 @@ mod tests {
             let error = bad.parse::<Mac>().expect_err(bad);
             assert!(error.to_string().contains("not a MAC address"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_link_local_address_has_its_bytes() {
+        let mac: Mac = "0a:58:0a:01:00:02".parse().expect("valid");
+        assert_eq!(mac.link_local().to_string(), "fe80::858:aff:fe01:2");
     }
 
     #[test]
