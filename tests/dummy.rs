@@ -18,6 +18,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Dummy] what_cannot_work_is_refused_and_changes_nothing,
         [Dummy, Ipv6] del_works_from_any_state,
         [Dummy] del_accepts_a_bad_configuration,
+        [Dummy, Ipv6] ipam_of_others_finds_the_link,
         [Dummy] gc_frees_what_is_not_valid,
         [Dummy, Ipv6] check_names_what_is_missing,
         [Dummy, Ipv6] check_knows_every_kind_of_route,
@@ -91,6 +92,10 @@ fn del_works_from_any_state(host: &Host) {
 fn del_accepts_a_bad_configuration(host: &Host) {
     let bad = [json!({"disableIPv6WhenUnused": 5}), json!({"dns": "none"})];
     links::del_accepts_a_bad_configuration(&subject(host, &[V4], json!({})), &bad);
+}
+
+fn ipam_of_others_finds_the_link(host: &Host) {
+    links::ipam_of_others_finds_the_link(&subject(host, &[], json!({})));
 }
 
 fn gc_frees_what_is_not_valid(host: &Host) {

@@ -30,6 +30,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Ipvlan, Ipv6] del_works_from_any_state,
         [Ipvlan] del_accepts_a_bad_configuration,
         [Ipvlan] del_needs_no_parent_and_no_previous_result,
+        [Ipvlan, Ipv6] ipam_of_others_finds_the_link,
         [Ipvlan] gc_frees_what_is_not_valid,
         [Ipvlan, Ipv6] check_names_what_is_missing,
         [Ipvlan, Ipv6] check_knows_every_kind_of_route,
@@ -312,6 +313,11 @@ fn del_needs_no_parent_and_no_previous_result(host: &Host) {
     host.wait_until("the link went with its parent", || container.links() == ["lo"]);
     subject.del(&container);
     assert!(subject.leases().is_empty());
+}
+
+fn ipam_of_others_finds_the_link(host: &Host) {
+    drop(settled_outside(host));
+    links::ipam_of_others_finds_the_link(&subject(host, "46", json!({})));
 }
 
 fn gc_frees_what_is_not_valid(host: &Host) {

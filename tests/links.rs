@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use testkit::{Container, Host, Netns as _, Outcome, with_previous_result};
 
 use crate::conf;
+use crate::recorder::Recorder;
 
 /// What is shared and stays: the folder of leases, with the lock and the mark of
 /// the last address.
@@ -206,6 +207,46 @@ pub(crate) fn del_accepts_a_bad_configuration(subject: &Subject<'_>, bad: &[Valu
         assert_eq!((container.links(), subject.leases()), (vec!["lo".to_owned()], BTreeSet::new()));
         other.destroy();
         host.expect_unchanged_but(&before, STAYS);
+    }
+}
+
+/// An IPAM plugin of others may need the link to give an address back, as one that tells
+/// a DHCP server: at DEL, and when ADD fails behind it, the link is there and up, and
+/// does not use the address any more. Then it goes, whatever that plugin says.
+pub(crate) fn ipam_of_others_finds_the_link(subject: &Subject<'_>) {
+    let host = subject.host;
+    let container = host.container("pod");
+    let (here, elsewhere) = (json!([]), json!([{"dst": "10.8.0.0/16", "gw": "203.0.113.1"}]));
+    for (routes, code) in [(&here, 0), (&here, 1), (&elsewhere, 0)] {
+        let ips = json!([{"address": "192.0.2.10/24"}, {"address": "2001:db8:ffff::10/64"}]);
+        let result = json!({"cniVersion": "1.0.0", "ips": ips, "routes": routes});
+        let seen = host.scratch().join("seen");
+        let look = "ip -o link show up dev $CNI_IFNAME; ip -o address show dev $CNI_IFNAME";
+        let script = format!(
+            "[ $CNI_COMMAND != ADD ] || echo '{result}'\n[ $CNI_COMMAND = DEL ] || exit 0\n\
+             ip netns exec \"${{CNI_NETNS##*/}}\" sh -c '{look}' >{} 2>&1\nexit {code}",
+            seen.display()
+        );
+        let ipam = Recorder::new(host, "dhcp", &script);
+        let conf = conf::with(&subject.conf, json!({"ipam": ipam.ipam()}));
+        let before = host.snapshot();
+        let plugin = || host.plugin(subject.plugin).cni_path(&ipam.path());
+        let added = plugin().add(&container, "eth0", &conf);
+        if routes == &here {
+            added.expect_result();
+            assert_eq!(container.addresses("eth0").len(), 2, "{added}");
+            let removed = plugin().del(&container, "eth0", &conf);
+            assert_eq!(removed.success(), code == 0, "{removed}");
+        } else {
+            added.expect_error(999, "10.8.0.0/16");
+        }
+        assert_eq!(ipam.verbs(), ["ADD", "DEL"]);
+        let seen = std::fs::read_to_string(&seen).expect("the plugin has looked");
+        assert!(seen.contains(": eth0") && seen.contains("UP"), "{seen}");
+        assert!(!seen.contains("192.0.2.10") && !seen.contains("2001:db8"), "{seen}");
+        assert_eq!(container.links(), ["lo"], "{code}");
+        host.expect_unchanged_but(&before, &["/var/lib/cni", "/run/scratch"]);
+        std::fs::remove_file(ipam.file("log")).expect("it was called");
     }
 }
 

@@ -43,6 +43,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Macvlan] settings_that_cannot_be_written_are_done_without,
         [Macvlan] del_accepts_a_bad_configuration,
         [Macvlan] del_needs_no_parent,
+        [Macvlan, Ipv6] ipam_of_others_finds_the_link,
         [Macvlan] gc_frees_what_is_not_valid,
         [Macvlan, Ipv6] check_names_what_is_missing,
         [Macvlan, Ipv6] check_knows_every_kind_of_route,
@@ -444,6 +445,11 @@ fn del_needs_no_parent(host: &Host) {
     host.wait_until("the link went with its parent", || container.links() == ["lo"]);
     subject.del(&container);
     assert!(subject.leases().is_empty());
+}
+
+fn ipam_of_others_finds_the_link(host: &Host) {
+    drop(settled_outside(host));
+    links::ipam_of_others_finds_the_link(&subject(host, "46", json!({"hostShim": true})));
 }
 
 fn gc_frees_what_is_not_valid(host: &Host) {

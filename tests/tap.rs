@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use testkit::{Case, Container, Host, Netns as _, cases, with_previous_result};
 
 use crate::conf;
+use crate::links::{self, Subject};
 
 pub(crate) fn list() -> Vec<Case> {
     // Debian's package has no tap, and upstream's cannot make several of these.
@@ -33,6 +34,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Tun] del_finds_the_device_under_another_name,
         [Tun] del_is_content_with_what_is_left,
         [Tun] a_machine_that_runs_does_not_stop_a_del,
+        [Tun, Ipv6] ipam_of_others_finds_the_link,
         [Tun] gc_releases_the_addresses_of_invalid_attachments,
         [] status_tells_whether_there_are_tap_devices,
     };
@@ -533,6 +535,11 @@ fn a_machine_that_runs_does_not_stop_a_del(host: &Host) {
     assert_eq!(pod.links(), ["lo"]);
     drop(machine);
     host.plugin("tap").add(&pod, "tap0", &conf).expect_result();
+}
+
+fn ipam_of_others_finds_the_link(host: &Host) {
+    let conf = conf::of_type(host, "tap", json!({}));
+    links::ipam_of_others_finds_the_link(&Subject { host, plugin: "tap", conf });
 }
 
 fn gc_releases_the_addresses_of_invalid_attachments(host: &Host) {

@@ -26,6 +26,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Vlan, Ipv6] del_works_from_any_state,
         [Vlan] del_accepts_a_bad_configuration,
         [Vlan] del_needs_no_parent,
+        [Vlan, Ipv6] ipam_of_others_finds_the_link,
         [Vlan] gc_frees_what_is_not_valid,
         [Vlan, Ipv6] check_names_what_is_missing,
         [Vlan, Ipv6] check_knows_every_kind_of_route,
@@ -243,6 +244,11 @@ fn del_needs_no_parent(host: &Host) {
     host.wait_until("the link went with its parent", || container.links() == ["lo"]);
     subject.del(&container);
     assert!(subject.leases().is_empty());
+}
+
+fn ipam_of_others_finds_the_link(host: &Host) {
+    drop(settled_outside(host));
+    links::ipam_of_others_finds_the_link(&subject(host, &[], json!({})));
 }
 
 fn gc_frees_what_is_not_valid(host: &Host) {

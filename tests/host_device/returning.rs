@@ -14,6 +14,7 @@ use super::{
     name_the_host, records, settle,
 };
 use crate::conf as network;
+use crate::links::{self, Subject};
 
 pub(super) fn list() -> Vec<Case> {
     let list = cases! {
@@ -35,6 +36,7 @@ pub(super) fn list() -> Vec<Case> {
         [] without_its_record_the_alias_says_where_it_belongs,
         [] a_record_of_before_the_last_boot_counts_for_nothing,
         [] hardware_that_does_not_come_is_remembered,
+        [Ipv6] ipam_of_others_finds_the_device,
         [] gc_returns_devices_of_invalid_attachments,
         [] gc_drops_records_of_nothing,
         [Macvlan] a_macvlan_can_be_lent,
@@ -476,6 +478,14 @@ fn hardware_that_does_not_come_is_remembered(host: &Host) {
     let outcome = host.plugin("host-device").gc(&none);
     outcome.expect_ok();
     assert!(outcome.stderr().contains("is lost"), "{outcome}");
+    assert_eq!(records(host), 0);
+}
+
+fn ipam_of_others_finds_the_device(host: &Host) {
+    device(host, "ens5");
+    settle(host, "ens5");
+    let conf = conf(host, json!({}));
+    links::ipam_of_others_finds_the_link(&Subject { host, plugin: "host-device", conf });
     assert_eq!(records(host), 0);
 }
 

@@ -170,6 +170,25 @@ fn put_back(
     target.socket.batch(missing.into_iter().map(append).collect::<Vec<_>>()).map_err(failed)
 }
 
+/// Takes all addresses from a link that stays, but for link-local ones.
+///
+/// Like `ip addr flush dev eth0 scope global`.
+///
+/// # Errors
+/// The kernel's.
+pub fn remove(socket: &Socket, index: u32) -> Result<()> {
+    let mut present = addr::list(socket, None, Some(index)).map_err(kernel)?;
+    present.retain(|addr| addr.scope != Scope::LINK);
+    for addr in &present {
+        match addr::delete(socket, addr) {
+            // With the first address of a subnet the kernel removes its others.
+            Err(e) if !e.is_not_found() => return Err(kernel(e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Waits until neighbours had their chance to object to the IPv6 addresses.
 /// Without carrier there is nobody to ask, and no wait.
 ///

@@ -104,8 +104,8 @@ pub fn label(sandbox: &Sandbox, link: &Link) -> Result<()> {
 }
 
 /// Gets addresses for the link, which is index 0 of the result's interfaces. When
-/// a later step fails, the link goes before they are released: until then it
-/// could use them.
+/// a later step fails, the link goes before they are released, or loses them: until
+/// then it could use them.
 ///
 /// # Errors
 /// The IPAM plugin's.
@@ -118,7 +118,10 @@ pub fn lease<'r>(
     let success = ipam.add(sandbox)?;
     let ipam = ipam.clone();
     undo.push("release the addresses", move |sandbox| {
-        let link = take_back(sandbox, kind);
+        let link = match ipam::is_of_others(&sandbox.request.network) {
+            true => undress(sandbox, kind),
+            false => take_back(sandbox, kind),
+        };
         Error::all([link, ipam.take_back(sandbox)])
     });
     Ok(adopt(success))
@@ -158,15 +161,31 @@ pub fn restore(
 }
 
 /// DEL of such a plugin: the link, whatever became of it, and the addresses last,
-/// when nothing carries them any more.
+/// when nothing carries them any more. An IPAM plugin of others finds the link, without
+/// its addresses; then it goes, whatever that said.
 ///
 /// # Errors
 /// The kernel's and the IPAM plugin's, all of them.
 pub fn del(request: &Request, kind: &str) -> Result<()> {
-    let mut sandbox = Sandbox::open_if_there(request)?;
-    let link = remove(&mut sandbox, kind);
-    let lease = ipam::release(&sandbox);
-    Error::all([link, lease])
+    del_with(request, kind, |_| Ok(()))
+}
+
+/// [`del`], with what else leads to the addresses.
+///
+/// # Errors
+/// Those of [`del`] and of `further`.
+pub fn del_with(
+    request: &Request,
+    kind: &str,
+    further: impl FnOnce(&Sandbox) -> Result<()>,
+) -> Result<()> {
+    let sandbox = &mut Sandbox::open_if_there(request)?;
+    let of_others = ipam::is_of_others(&request.network);
+    let first = if of_others { undress(sandbox, kind) } else { remove(sandbox, kind) };
+    let further = further(sandbox);
+    let lease = ipam::release(sandbox);
+    let last = if of_others { remove(sandbox, kind) } else { Ok(()) };
+    Error::all([first, further, lease, last])
 }
 
 /// GC of such a plugin: the addresses. The links went with their namespaces.
@@ -252,6 +271,19 @@ pub fn remove(sandbox: &mut Sandbox, kind: &str) -> Result<()> {
     let container = sandbox.enter()?;
     match find(container, request, kind)? {
         Some(link) => delete(container, &link, request),
+        None => Ok(()),
+    }
+}
+
+/// Takes the addresses from the attachment's link, so that it uses them no more.
+fn undress(sandbox: &mut Sandbox, kind: &str) -> Result<()> {
+    if sandbox.namespace().is_none() {
+        return Ok(());
+    }
+    let request = sandbox.request;
+    let container = sandbox.enter()?;
+    match find(container, request, kind)? {
+        Some(link) => addresses::remove(container, link.index),
         None => Ok(()),
     }
 }

@@ -202,8 +202,15 @@ impl Ipam {
     }
 }
 
+/// Do the addresses come from a plugin of others? It may need the link to release them,
+/// as one that tells a DHCP server.
+pub fn is_of_others(network: &Network) -> bool {
+    let named = Ipam::of_teardown(network).ok().flatten();
+    named.is_some_and(|ipam| matches!(ipam.is_ours(network), Ok(false)))
+}
+
 /// DEL: releases what the attachment holds, if the configuration names a plugin
-/// for it. To be called last, when nothing carries the addresses any more.
+/// for it. To be called when nothing carries the addresses any more.
 ///
 /// # Errors
 /// Code 7 when `ipam` is malformed; those of [`Ipam::del`].

@@ -104,17 +104,12 @@ pub fn leave(sandbox: &Sandbox, kind: &str) -> Result<()> {
     prune(sandbox.host(), sandbox.home(), name, kind, |mark| mark != own)
 }
 
-/// DEL of a plugin whose links may have a shim beside them: the link, the shim,
-/// and the addresses last, when nothing carries them any more.
+/// [`contained::del`] of a plugin whose links may have a shim beside them.
 ///
 /// # Errors
 /// The kernel's and the IPAM plugin's, all of them.
 pub fn del(request: &Request, kind: &str) -> Result<()> {
-    let mut sandbox = Sandbox::open_if_there(request)?;
-    let link = contained::remove(&mut sandbox, kind);
-    let shim = leave(&sandbox, kind);
-    let lease = ipam::release(&sandbox);
-    Error::all([link, shim, lease])
+    contained::del_with(request, kind, |sandbox| leave(sandbox, kind))
 }
 
 /// GC of such a plugin: shims and addresses of attachments that are not valid any

@@ -3,8 +3,8 @@
 use crate::recognise;
 use crate::record::{Device, Record};
 use crate::surroundings::Surroundings;
-use attach::kernel;
 use attach::sandbox::Sandbox;
+use attach::{addresses, kernel};
 use cni::{Error, Result};
 use linux::link::{self, Change, Link, Mac};
 use linux::monitor::{Event, Group, Monitor};
@@ -101,6 +101,19 @@ pub(crate) fn verify(record: &Record, link: &Link) -> Result<()> {
             "check {}: it is not the device {} that was put here",
             link.name, device.name
         ))),
+    }
+}
+
+/// Takes the addresses from the device in the container.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn undress(container: &Socket, record: &Record) -> Result<()> {
+    let links = link::list(container).map_err(kernel)?;
+    let device = record.device.as_ref();
+    match device.and_then(|device| recognise::in_container(device, &record.ifname, &links)) {
+        Some(link) => addresses::remove(container, link.index),
+        None => Ok(()),
     }
 }
 

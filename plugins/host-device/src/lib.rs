@@ -109,6 +109,12 @@ impl Plugin for HostDevice {
 
     fn del(&self, request: &Request) -> Result<()> {
         let sandbox = Sandbox::open_if_there(request)?;
+        // Another program may need the device to release the addresses.
+        if ipam::is_of_others(&request.network) {
+            let addresses = undress(&sandbox);
+            let leases = ipam::release(&sandbox);
+            return Error::all([addresses, leases, give_back(&sandbox)]);
+        }
         let device = give_back(&sandbox);
         // Last, when nothing carries the addresses any more; and always.
         let leases = ipam::release(&sandbox);
@@ -319,8 +325,8 @@ fn lease<'r>(
         success = ipam.add(sandbox)?;
         let ipam = ipam.clone();
         undo.push("release the addresses", move |sandbox| {
-            silence(sandbox);
-            ipam.take_back(sandbox)
+            let silenced = silence(sandbox);
+            Error::all([silenced, ipam.take_back(sandbox)])
         });
         for ip in &mut success.ips {
             ip.interface = Some(DEVICE);
@@ -332,13 +338,27 @@ fn lease<'r>(
     Ok(success)
 }
 
-/// Sets the device down in the container, so that it does not go on using
-/// addresses that are about to be given away. It goes home next in any case.
-fn silence(sandbox: &Sandbox) {
+/// Keeps the device in the container from using addresses that are about to be given
+/// away, by taking it down, or them from it. It goes home next in any case.
+fn silence(sandbox: &Sandbox) -> Result<()> {
+    if ipam::is_of_others(&sandbox.request.network) {
+        return undress(sandbox);
+    }
     if let Ok(container) = sandbox.container()
         && let Ok(Some(link)) = link::find(container, sandbox.request.ifname.as_str())
     {
         let _ = link::set_down(container, link.index);
+    }
+    Ok(())
+}
+
+/// Takes the addresses from the device in the container, if there is a record of it.
+fn undress(sandbox: &Sandbox) -> Result<()> {
+    match (sandbox.namespace(), record::of(sandbox.request)?) {
+        (Some(namespace), Some(record)) => {
+            device::undress(&namespace.route_socket().map_err(kernel)?, &record)
+        }
+        _ => Ok(()),
     }
 }
 
