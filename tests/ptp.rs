@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
-use testkit::{Case, Host, Netns as _, cases, with_previous_result};
+use testkit::{Case, Container, Host, Netns as _, cases, with_previous_result};
 
 use crate::bridge::neighbours::link_local;
 use crate::conf;
@@ -16,6 +16,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] the_gateway_is_the_only_neighbour,
         [Bridge] both_ends_have_the_mtu,
         [Bridge] dns_is_the_configurations_or_ipams,
+        [Bridge] the_default_route_of_the_later_attachment_is_used,
         [Bridge] many_at_once,
         [Bridge] a_second_add_takes_nothing_away,
         [Bridge] a_container_speaks_to_another_and_outside,
@@ -31,6 +32,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] what_cannot_work_is_refused_and_changes_nothing,
         [Bridge] an_address_in_use_is_not_taken,
         [Bridge] routes_have_all_their_attributes,
+        [Bridge] a_default_route_that_was_lost_comes_back_to_its_place,
         [Bridge, Ipv6] ipv6_is_off_where_it_is_unused,
         [Bridge] status_asks_ipam,
         [Bridge, PeerPlugins] either_program_checks_and_removes_what_the_other_made,
@@ -88,6 +90,49 @@ fn ipv6_is_ready_at_once(host: &Host) {
     // One that nobody, the host least of all, has spoken to.
     let (three, _) = subject.attach("three");
     assert!(two.answers_ping("fd00:1::4") && three.answers_ping("fd00:1::3"));
+}
+
+/// Two networks with a default route each, attached as `eth0` and then as `net1`:
+/// interface, configuration and result.
+fn attach_two(host: &Host, container: &Container) -> [(&'static str, Value, Value); 2] {
+    let one = subject(host, &[V4], json!({})).conf;
+    let other = json!({"name": "other", "ipam": conf::leased(&["10.2.0.0/24"])});
+    let other = conf::with(&one, other);
+    [("eth0", one), ("net1", other)].map(|(interface, conf)| {
+        let result = host.plugin("ptp").add(container, interface, &conf).expect_result();
+        (interface, conf, result)
+    })
+}
+
+/// The ways out, the one that is used first.
+fn ways_out(container: &Container) -> Vec<String> {
+    let routes = container.exec("ip -4 route show default");
+    routes.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+const LATER_FIRST: [&str; 2] = ["default via 10.2.0.1 dev net1", "default via 10.1.0.1 dev eth0"];
+
+fn the_default_route_of_the_later_attachment_is_used(host: &Host) {
+    let container = host.container("pod");
+    attach_two(host, &container);
+    assert_eq!(ways_out(&container), LATER_FIRST);
+}
+
+fn a_default_route_that_was_lost_comes_back_to_its_place(host: &Host) {
+    let container = host.container("pod");
+    let attached = attach_two(host, &container);
+    let restore = |at: usize| {
+        let (interface, conf, result) = &attached[at];
+        let conf = with_previous_result(conf, result).to_string();
+        host.plugin("ptp").send("RESTORE", &container, interface, conf.as_bytes()).expect_ok();
+    };
+    for lost in [&[0][..], &[1], &[0, 1], &[1, 0]] {
+        for at in lost {
+            container.exec(format!("ip route del default dev {}", attached[*at].0));
+        }
+        lost.iter().for_each(|at| restore(*at));
+        assert_eq!(ways_out(&container), LATER_FIRST, "lost {lost:?}");
+    }
 }
 
 /// The host is the only neighbour, and what it knew of the address has gone with the

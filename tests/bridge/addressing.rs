@@ -43,6 +43,8 @@ pub(super) fn list() -> Vec<Case> {
         // Newer than Debian's package of upstream's.
         [Bridge, Ipv6] addresses_survive_the_link_going_down,
         [Bridge] dns_is_ipams_if_the_configuration_has_none,
+        // Upstream uses the last that is written.
+        [Bridge] of_several_routes_to_one_destination_the_first_is_used,
         // Upstream waits for two seconds.
         [Bridge, Ping, Ipv6] the_first_packet_finds_the_first_container_of_a_bridge,
         // Upstream configures everything, and then cannot print the result.
@@ -112,6 +114,29 @@ fn the_default_gateway_leads_outside(host: &Host) {
     host.wait_for_addresses();
     one.expect_ping("192.0.2.2");
     one.expect_ping("2001:db8:ffff::2");
+}
+
+/// And before those that were there already; one may lead to the gateway of another.
+fn of_several_routes_to_one_destination_the_first_is_used(host: &Host) {
+    let routes = json!([{"dst": "0.0.0.0/0", "gw": "10.1.0.8"}, {"dst": "10.9.0.1/32", "scope": 253},
+        {"dst": "0.0.0.0/0", "gw": "10.9.0.1"}, {"dst": "0.0.0.0/0", "gw": "10.1.0.9"}]);
+    let ipam = with(&fixed(&["10.1.0.2/24"]), json!({"routes": routes}));
+    let conf = bridge(host, json!({"ipam": ipam}));
+    let one = host.container("one");
+    one.exec("ip link add before type bridge");
+    one.exec("ip address add 10.7.0.2/24 dev before");
+    one.exec("ip link set before up");
+    one.exec("ip route add default via 10.7.0.1");
+    let before = one.network_snapshot();
+    host.plugin("bridge").add(&one, "eth0", &conf).expect_result();
+    let gateways = || {
+        let routes = one.exec("ip -4 route show default");
+        let gateways = routes.lines().filter_map(|line| line.split_whitespace().nth(2));
+        gateways.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(gateways(), ["10.1.0.8", "10.9.0.1", "10.1.0.9", "10.7.0.1"]);
+    host.plugin("bridge").del(&one, "eth0", &conf).expect_ok();
+    before.expect_same(&one.network_snapshot());
 }
 
 /// The bridge asks for it from a link-local address that is as new as it is.

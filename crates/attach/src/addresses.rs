@@ -11,7 +11,7 @@ use crate::{connected, kernel, verify};
 use cni::{Error, Result, Success};
 use linux::addr::{self, Addr, AddrFlags};
 use linux::monitor::{self, Group, Monitor, Settled};
-use linux::route::{self, Route, RouteKind, Scope, TABLE_MAIN};
+use linux::route::{self, Filter, Route, RouteKind, Scope, TABLE_MAIN};
 use linux::{Family, Socket, link, sysctl};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -108,11 +108,34 @@ fn put(
         .socket
         .batch(messages)
         .map_err(|e| kernel(e.context(format_args!("configure {}", target.name))))?;
-    let routes = plan_routes(target, success)?;
+    let mut routes = first.to_vec();
+    routes.extend(plan_routes(target, success)?);
+    let last_first = rivals(&routes).into_iter().flat_map(|group| group.into_iter().rev());
     target
         .socket
-        .batch(first.iter().chain(&routes).map(Route::append_message).collect::<Vec<_>>())
+        .batch(last_first.map(Route::prepend_message).collect::<Vec<_>>())
         .map_err(|e| kernel(e.context(format_args!("configure {}", target.name))))
+}
+
+/// The routes in groups of which a packet takes one. IPv4: among those to one
+/// destination the kernel uses the first. What an attachment gets is put before what
+/// others have, as the reference plugins have it, and stays in the order it is written
+/// in. A group stands where its last route stands, behind what leads to its gateways.
+/// IPv6: the kernel makes one route of them.
+fn rivals(routes: &[Route]) -> Vec<Vec<&Route>> {
+    let mut groups = Vec::new();
+    for (at, last) in routes.iter().enumerate() {
+        if !routes[at + 1..].iter().any(|later| are_rivals(later, last)) {
+            let earlier = routes[..at].iter().filter(|route| are_rivals(route, last));
+            groups.push(earlier.chain([last]).collect());
+        }
+    }
+    groups
+}
+
+fn are_rivals(one: &Route, other: &Route) -> bool {
+    let key = |route: &Route| (route.dst, route.table, route.priority.unwrap_or(0));
+    one.dst.is_ipv4() && key(one) == key(other)
 }
 
 /// Puts back what is missing of the link's addresses and routes, like
@@ -163,11 +186,27 @@ fn put_back(
     let mut routes = first.to_vec();
     routes.extend(plan_routes(target, success)?);
     let missing = verify::missing_routes(target.socket, target.name, &routes)?;
-    let append = |route: &Route| match vrf.filter(|_| route.table == TABLE_MAIN) {
-        Some(table) => Route { table, ..route.clone() }.append_message(),
-        None => route.append_message(),
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let in_place = |route: &Route| match vrf.filter(|_| route.table == TABLE_MAIN) {
+        Some(table) => Route { table, ..route.clone() },
+        None => route.clone(),
     };
-    target.socket.batch(missing.into_iter().map(append).collect::<Vec<_>>()).map_err(failed)
+    let missing: Vec<Route> = missing.into_iter().map(in_place).collect();
+    let all = Filter { family: Some(Family::V4), table: None, oif: None };
+    let present = route::list(target.socket, all).map_err(failed)?;
+    // Where they were: behind those by links that came later, as their indices tell.
+    let is_before =
+        |other: &Route, route: &Route| are_rivals(other, route) && other.oif >= route.oif;
+    let mut messages = Vec::new();
+    for group in rivals(&missing) {
+        match present.iter().any(|other| is_before(other, group[0])) {
+            true => messages.extend(group.into_iter().map(Route::append_message)),
+            false => messages.extend(group.into_iter().rev().map(Route::prepend_message)),
+        }
+    }
+    target.socket.batch(messages).map_err(failed)
 }
 
 /// Takes all addresses from a link that stays, but for link-local ones.

@@ -181,6 +181,13 @@ impl Route {
         self.message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, "append")
     }
 
+    /// A request for a route before others of its destination and metric, like
+    /// `ip route prepend`.
+    #[must_use]
+    pub fn prepend_message(&self) -> Message {
+        self.message(RTM_NEWROUTE, NLM_F_CREATE, "prepend")
+    }
+
     /// The request of [`replace`].
     #[must_use]
     pub fn replace_message(&self) -> Message {
