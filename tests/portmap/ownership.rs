@@ -23,6 +23,7 @@ pub(super) fn list() -> Vec<Case> {
             ("a_port_of_a_dead_container_of_a_long_name", a_port_of_a_long_name),
             ("a_container_that_lives_without_a_path_keeps_its_port", lives_without_a_path),
             ("one_port_on_two_addresses_of_the_host", one_port_on_two_addresses),
+            ("the_more_specific_of_a_list_decides", the_more_specific),
             ("a_port_of_all_addresses_is_that_of_each", a_port_of_all_addresses),
             ("adding_again_changes_nothing", adding_again_changes_nothing),
             ("adding_again_with_other_ports_replaces_them", adding_again_replaces),
@@ -141,6 +142,25 @@ fn one_port_on_two_addresses(host: &Host, backend: &str) {
     assert!(outside.tcp(at("192.0.2.1", 18080)).is_err());
     outside.tcp(at("192.0.2.11", 18080)).expect("the other one stays");
     two.expect_checked(host, &second);
+}
+
+/// In whichever order they are listed.
+fn the_more_specific(host: &Host, backend: &str) {
+    let outside = host.outside();
+    host.exec("ip address add 192.0.2.11/24 dev uplink");
+    let pod = Pod::new(host, "pod");
+    let (all, single) = (tcp(18080, 8080), on("192.0.2.1", tcp(18080, 8081)));
+    for list in [[all.clone(), single.clone()], [single, all]] {
+        let conf = portmap(backend, &list);
+        pod.map(host, &conf).expect_result();
+        pod.expect_checked(host, &conf);
+        for (port, led) in [(8080, [false, true]), (8081, [true, false])] {
+            let _server = pod.container.echo_server(port);
+            let answers = ["192.0.2.1", "192.0.2.11"].map(|to| outside.tcp(at(to, 18080)).is_ok());
+            assert_eq!(answers, led, "{port}");
+        }
+        pod.unmap(host, &conf).expect_ok();
+    }
 }
 
 fn a_port_of_all_addresses(host: &Host, backend: &str) {

@@ -31,7 +31,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::Claimant;
 use crate::changes::Kind;
-use crate::conf::{HostPort, Masquerade, Target};
+use crate::conf::{HostPort, Mapping, Masquerade, Target};
 use aside::chain_too_many;
 pub(crate) use aside::{legacy_in_the_way, move_legacy_aside, stand_aside};
 pub(crate) use back::plan_back;
@@ -329,7 +329,7 @@ impl Adding<'_> {
         let plan = self.claimant.plan;
         let mark_chain = plan.external_mark_chain.as_deref().unwrap_or(SETMARK);
         let mut rules = vec![self.marker()];
-        for mapping in &self.target.mappings {
+        for mapping in self.specific_first() {
             let to_port = |source: Option<IpNetwork>| to_port(source, &mapping.host);
             match plan.masquerade {
                 Masquerade::Nobody => {}
@@ -347,6 +347,13 @@ impl Adding<'_> {
             rules.push(dnat);
         }
         rules
+    }
+
+    /// The first rule that fits decides.
+    fn specific_first(&self) -> impl Iterator<Item = &Mapping> {
+        let (one, all): (Vec<&Mapping>, Vec<&Mapping>) =
+            self.target.mappings.iter().partition(|mapping| mapping.host.address.is_some());
+        one.into_iter().chain(all)
     }
 
     fn marker(&self) -> Rule {
