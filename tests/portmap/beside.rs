@@ -13,6 +13,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Iptables, PeerPlugins, OurPlugins] upstream_removes_ours,
         [Bridge, Iptables, PeerPlugins, OurPlugins] shared_chains_are_shared_with_upstream,
         [Bridge, Iptables, PeerPlugins, OurPlugins] a_port_of_upstreams_is_refused,
+        [Bridge, Nft, Iptables, OurPlugins] a_table_that_iptables_cannot_show,
         [Bridge, Iptables, PeerPlugins, OurPlugins] gc_sweeps_upstreams,
         [Bridge, Nft, OurPlugins] upstreams_nftables_rules_are_removed,
         [Bridge, LegacyIptables, OurPlugins] legacy_iptables,
@@ -160,6 +161,25 @@ fn a_port_of_upstreams_is_refused(host: &Host) {
     host.plugin("portmap").check(&ours.container, "eth0", &ours.old(&conf)).expect_ok();
     host.plugin("portmap").del(&ours.container, "eth0", &ours.old(&conf)).expect_ok();
     expect_no_chains(host);
+}
+
+/// iptables-save says so, and that all is well.
+fn a_table_that_iptables_cannot_show(host: &Host) {
+    let _outside = host.outside();
+    let pod = Pod::new(host, "pod");
+    let conf = portmap("iptables", &some());
+    pod.map(host, &conf).expect_result();
+    let cause = "Table `nat' is incompatible";
+    host.exec("nft add set ip nat seen { type ipv4_addr; flags dynamic,timeout; }");
+    host.exec("nft add rule ip nat PREROUTING update @seen { ip saddr timeout 10s } counter");
+    let shown = host.exec("iptables-save -t nat");
+    assert!(shown.contains(cause), "this one can show it: {shown}");
+    let before = host.snapshot();
+    pod.check(host, &conf).expect_error(999, cause);
+    pod.map(host, &conf).expect_error(999, cause);
+    host.plugin("portmap").status(&conf).expect_error(50, cause);
+    host.expect_unchanged(&before);
+    pod.unmap(host, &conf).expect_ok();
 }
 
 fn gc_sweeps_upstreams(host: &Host) {

@@ -265,7 +265,9 @@ impl Program<'_> {
     ///
     /// # Errors
     ///
-    /// What the command said.
+    /// What the command said. `Unsupported` where the table holds what the nft
+    /// variant cannot show, a rule that somebody made with nft: it says so in place
+    /// of the table, and ends well.
     pub fn save(&self, table: &str) -> Result<Saved> {
         let in_use = self.host.legacy_tables(self.family).iter().any(|name| name == table);
         if self.variant == Some(Variant::Legacy) && !in_use {
@@ -280,8 +282,19 @@ impl Program<'_> {
         let mut command = Command::new(program);
         command.args(["-t", table]);
         let output = self.run(command, &[])?;
-        self.judge(program, &format!("table {table}"), &output)?;
-        Ok(Saved::parse(&String::from_utf8_lossy(&output.stdout)))
+        let object = format!("table {table}");
+        self.judge(program, &object, &output)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        // `__do_output` in iptables/xtables-save.c of iptables 1.8.9.
+        let incompatible =
+            |line: &&str| line.starts_with("# Table `") && line.contains("is incompatible");
+        if let Some(line) = text.lines().find(incompatible) {
+            let operation = format!("{} for {object}", program.display());
+            let cause = line.trim_start_matches("# ").to_owned();
+            return Err(Error::with_kind(operation, ErrorKind::Unsupported, cause)
+                .hint("it holds a rule that is not iptables': move that to a table of its own"));
+        }
+        Ok(Saved::parse(&text))
     }
 
     /// Reads a table, lets `plan` fill a batch for it with what is missing, and
