@@ -374,7 +374,9 @@ fn conditions_that_do_not_parse(host: &Host) {
                 let words = if key == wrong { bad } else { words };
                 conf[key] = words.split(' ').collect();
             }
-            pod.map(host, &conf).expect_error(999, "under conditionsV4 and conditionsV6");
+            let refused = pod.map(host, &conf);
+            let error = refused.expect_error(7, &format!("map ports under {wrong}: "));
+            assert!(!error.to_string().contains("/dev/stdin"), "{error}");
             host.expect_unchanged(&before);
             pod.unmap(host, &conf).expect_ok();
             host.expect_unchanged(&before);

@@ -2,7 +2,7 @@
 
 use attach::backend::Backend;
 use attach::chained;
-use cni::{Error, Network, Request, Result, Success, cidr};
+use cni::{Code, Error, Network, Request, Result, Success, cidr};
 use ipnetwork::IpNetwork;
 use linux::Family;
 use linux::nft::Protocol;
@@ -114,6 +114,22 @@ impl HostPort {
 }
 
 impl Target {
+    /// The key that the conditions stand under.
+    pub(crate) fn conditions_key(&self) -> &'static str {
+        match self.family() {
+            Family::V4 => "conditionsV4",
+            Family::V6 => "conditionsV6",
+        }
+    }
+
+    /// Why they cannot be read, or the rules under them be made.
+    pub(crate) fn conditions_refused(&self, error: linux::Error) -> Error {
+        let is_invalid = error.kind() == linux::ErrorKind::Invalid;
+        let error =
+            attach::kernel(error).context(format!("map ports under {}", self.conditions_key()));
+        if is_invalid { error.with_code(Code::INVALID_CONFIG) } else { error }
+    }
+
     pub(crate) fn family(&self) -> Family {
         Family::of(self.address.ip())
     }

@@ -100,7 +100,7 @@ pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<R
         claimant.changes.iptables(target.family(), Kind::Usual, saved, chains);
         program.restore(&batch).map_err(|error| match target.conditions.is_empty() {
             true => error,
-            false => error.context("map ports under conditionsV4 and conditionsV6"),
+            false => error.context(format_args!("map ports under {}", target.conditions_key())),
         })?;
     }
     Ok(Ok(()))
@@ -119,9 +119,7 @@ fn read_conditions(program: &Program, claimant: &Claimant, target: &Target) -> R
     for entry in adding.entries(&chain) {
         batch.append("PREROUTING", entry);
     }
-    program
-        .test(&batch)
-        .map_err(|e| kernel(e).context("map ports under conditionsV4 and conditionsV6"))
+    program.test(&batch).map_err(|error| target.conditions_refused(error))
 }
 
 /// Drops what arrives from elsewhere with an address of the host's loopback

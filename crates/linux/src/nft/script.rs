@@ -32,7 +32,7 @@ pub fn find() -> Result<PathBuf> {
 ///
 /// [`is_not_found`](Error::is_not_found) when there is no such command,
 /// [`is_exists`](Error::is_exists) when something the script makes is there,
-/// else what the command said.
+/// `Invalid` when the command does not understand it, else what the command said.
 pub fn apply(script: &str) -> Result<()> {
     let failed = |error: &std::io::Error| Error::from_io(OPERATION, error);
     let mut child = Command::new(find()?)
@@ -62,13 +62,20 @@ pub fn apply(script: &str) -> Result<()> {
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.chars().all(|c| matches!(c, '^' | '~' | ' ')))
         .collect();
-    let kind = match lines.iter().any(|line| line.ends_with("File exists")) {
-        true => ErrorKind::Exists,
-        false => ErrorKind::Invalid,
+    let kind = match lines.iter().find(|line| line.contains("Could not process rule")) {
+        None if lines.is_empty() => ErrorKind::Other,
+        None => ErrorKind::Invalid,
+        Some(line) if line.ends_with("File exists") => ErrorKind::Exists,
+        Some(_) => ErrorKind::Other,
     };
-    let cause = match lines.as_slice() {
+    // Where in the script says nothing to anybody else.
+    let said: Vec<&str> = lines
+        .iter()
+        .map(|line| line.split_once("Error: ").map_or(*line, |(_, what)| what))
+        .collect();
+    let cause = match said.as_slice() {
         [] => output.status.to_string(),
-        lines => lines.join("; "),
+        said => said.join("; "),
     };
     Err(Error::with_kind(OPERATION, kind, cause))
 }

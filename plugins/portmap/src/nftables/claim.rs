@@ -44,13 +44,21 @@ pub(crate) fn add(socket: &Socket, claimant: &Claimant) -> linux::Result<Result<
             Ok(()) => break,
             Err(_) if attempt < SCRIPT_ATTEMPTS && socket.generation()? != generation => {}
             // Not for another backend to try: the conditions are in nft's words.
-            Err(e) => {
-                let e = kernel(e).context("map ports under conditionsV4 and conditionsV6");
-                return Ok(Err(e));
-            }
+            Err(e) => return Ok(Err(refused(claimant, e))),
         }
     }
     Ok(conflict.map_or(Ok(()), Err))
+}
+
+/// The line that the command shows tells whose the conditions are.
+fn refused(claimant: &Claimant, error: linux::Error) -> Error {
+    let shown = error.to_string();
+    let mut targets = claimant.plan.targets.iter().filter(|t| !t.conditions.is_empty());
+    let is_shown = |t: &&Target| shown.contains(&Layout::new(t.family()).conditional.to_string());
+    match targets.clone().find(is_shown).or_else(|| targets.next()) {
+        Some(target) => target.conditions_refused(error),
+        None => kernel(error),
+    }
 }
 
 /// Answers with what speaks against it; then nothing is planned.
