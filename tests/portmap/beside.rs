@@ -13,6 +13,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Iptables, PeerPlugins, OurPlugins] upstream_removes_ours,
         [Bridge, Iptables, PeerPlugins, OurPlugins] shared_chains_are_shared_with_upstream,
         [Bridge, Iptables, PeerPlugins, OurPlugins] a_port_of_upstreams_is_refused,
+        [Bridge, Nft, Iptables, PeerPlugins, OurPlugins] what_upstream_mapped_to_our_address,
         [Bridge, Nft, Iptables, OurPlugins] a_table_that_iptables_cannot_show,
         [Bridge, Iptables, PeerPlugins, OurPlugins] gc_sweeps_upstreams,
         [Bridge, Nft, OurPlugins] upstreams_nftables_rules_are_removed,
@@ -161,6 +162,35 @@ fn a_port_of_upstreams_is_refused(host: &Host) {
     host.plugin("portmap").check(&ours.container, "eth0", &ours.old(&conf)).expect_ok();
     host.plugin("portmap").del(&ours.container, "eth0", &ours.old(&conf)).expect_ok();
     expect_no_chains(host);
+}
+
+/// Upstream records no namespace; an address that is ours now is nobody else's.
+fn what_upstream_mapped_to_our_address(host: &Host) {
+    let outside = host.outside();
+    let dead = host.container("dead");
+    let pod = Pod::new(host, "pod");
+    let before = host.snapshot();
+    for backend in chained::BACKENDS {
+        let theirs = pod.old(&conf(&some()));
+        peer(host).add(&dead, "eth0", &theirs).expect_result();
+        let left = host.snapshot();
+        // Another port of the container: it could be somebody else's after all.
+        let elsewhere = portmap(backend, &[tcp(18080, 8081)]);
+        pod.map(host, &elsewhere).expect_error(999, "its DEL or a GC frees the port");
+        host.expect_unchanged(&left);
+        let conf = portmap(backend, &some());
+        pod.map(host, &conf).expect_result();
+        pod.check(host, &conf).expect_ok();
+        let rules = host.exec("iptables-save -t nat");
+        assert!(!rules.contains("ctr-dead"), "{rules}");
+        let _server = pod.container.echo_server(8080);
+        outside.tcp(at(HOST[0], 18080)).expect("mapped");
+        outside.tcp(at(HOST[0], 18081)).expect("mapped");
+        peer(host).del(&dead, "eth0", &theirs).expect_ok();
+        pod.check(host, &conf).expect_ok();
+        pod.unmap(host, &conf).expect_ok();
+        host.expect_unchanged_but(&before, &super::STAYS);
+    }
 }
 
 /// iptables-save says so, and that all is well.

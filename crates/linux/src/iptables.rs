@@ -51,8 +51,8 @@ use crate::netns::Namespace;
 pub use self::batch::{Batch, COMMENT_MAX, Chain, Rule, Saved, is_word};
 pub use self::removal::Stored;
 pub use self::stored::{
-    Destination, comment_of, destination_of, nft_table, plan_removal, rewrites_source, source_of,
-    verdict_of,
+    Destination, comment_of, destination_of, dnat_of, nft_table, plan_removal, rewrites_source,
+    source_of, verdict_of,
 };
 
 /// Where the commands are looked for, in this order: what a root shell has in

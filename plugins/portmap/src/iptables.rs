@@ -412,13 +412,22 @@ impl Adding<'_> {
         chains
     }
 
-    /// Whether its owner is not alive any more, and it is in the way.
+    /// Whether its owner is not alive any more, and it is in the way. Of upstream's
+    /// only that is known which leads where we want it to: the address is ours now.
     fn is_stale(&self, there: &Mapped) -> bool {
-        let dead = there
-            .marker
-            .as_ref()
-            .is_some_and(|marker| !marker.is_alive(self.claimant.place.as_ref()));
-        dead && (self.is_wanted(there) || there.target == self.target.address.ip())
+        let at_our_address = there.target == self.target.address.ip();
+        match &there.marker {
+            Some(marker) => {
+                !marker.is_alive(self.claimant.place.as_ref())
+                    && (at_our_address || self.is_wanted(there))
+            }
+            None => {
+                let Mapping { host, container_port } = there.mapping;
+                let mut wanted = self.target.mappings.iter();
+                at_our_address
+                    && wanted.any(|m| m.container_port == container_port && m.host.overlaps(&host))
+            }
+        }
     }
 
     fn is_own(&self, there: &Mapped) -> bool {
@@ -438,14 +447,15 @@ impl Adding<'_> {
             if self.is_own(&there) || self.is_stale(&there) {
                 continue;
             }
+            let whose = parse::entry_of(self.saved, there.chain)
+                .and_then(parse::describe)
+                .unwrap_or_else(|| format!("chain {}", there.chain));
             return Err(Error::internal(format!(
-                "map {} of the host to {}: the port is mapped to {} port {} for {}{}",
+                "map {} of the host to {}: the port is mapped to {} port {} for {whose}{}",
                 there.mapping.host,
                 self.target.address.ip(),
                 there.target,
                 there.mapping.container_port,
-                parse::owner_of(self.saved, there.chain)
-                    .unwrap_or_else(|| format!("chain {}", there.chain)),
                 parse::way_out(there.marker.as_ref()),
             )));
         }

@@ -225,6 +225,41 @@ fn ports_of_match(kind: &str, info: &[u8]) -> Vec<u16> {
     }
 }
 
+/// Where a rule rewrites the destination to (`-j DNAT --to-destination ADDRESS:PORT`),
+/// of iptables-nft or of anybody else; `None` where that is not one address and port.
+#[must_use]
+pub fn dnat_of(family: Family, rule: &Rule) -> Option<(IpAddr, u16)> {
+    rule.statements.iter().find_map(|statement| match statement {
+        Statement::Dnat(nft::NatTarget::Address(address, port), _) => Some((*address, (*port)?)),
+        Statement::Opaque(bytes) => expressions(bytes).find_map(|(name, data)| {
+            // NFTA_TARGET_NAME, NFTA_TARGET_REV, NFTA_TARGET_INFO
+            let is_dnat = name == "target" && data.find(1)?.str() == Some("DNAT");
+            is_dnat.then(|| range_of(family, data.find(2)?.be32()?, data.find(3)?.payload))?
+        }),
+        _ => None,
+    })
+}
+
+/// `struct nf_nat_ipv4_multi_range_compat` of revision 0, and what the next two begin
+/// with, `struct nf_nat_range` (include/uapi/linux/netfilter/nf_nat.h).
+fn range_of(family: Family, revision: u32, info: &[u8]) -> Option<(IpAddr, u16)> {
+    let (first, last, ports) = match revision {
+        0 => (8, 12, 16),
+        _ => (4, 20, 36),
+    };
+    let address = |at: usize| -> Option<IpAddr> {
+        let bytes = info.get(at..)?;
+        Some(match family {
+            Family::V4 => <[u8; 4]>::try_from(bytes.get(..4)?).ok()?.into(),
+            Family::V6 => <[u8; 16]>::try_from(bytes.get(..16)?).ok()?.into(),
+        })
+    };
+    let (address, last) = (address(first)?, address(last)?);
+    let &[high, low, ref same @ ..] = info.get(ports..ports + 4)? else { return None };
+    let port = u16::from_be_bytes([high, low]);
+    (address == last && same == [high, low] && port != 0).then_some((address, port))
+}
+
 /// Plans the removal of chains of iptables-nft and of every rule in `callers`
 /// that jumps to one of them; nothing for chains that are not there. Answers
 /// whether there is anything to remove.

@@ -351,6 +351,43 @@ fn destinations_are_understood_where_they_are_stored() {
 }
 
 #[test]
+fn a_rule_tells_where_it_leads() {
+    for family in [Family::V4, Family::V6] {
+        in_namespace(move |iptables| {
+            let program = iptables.program_of(family, Variant::Nft).unwrap();
+            let (own, next) = match family {
+                Family::V4 => ("10.1.0.2", "10.1.0.3"),
+                Family::V6 => ("2001:db8::2", "2001:db8::3"),
+            };
+            let whole = |address: &str, ports: &str| match family {
+                Family::V4 => format!("{address}:{ports}"),
+                Family::V6 => format!("[{address}]:{ports}"),
+            };
+            let cases = [
+                (whole(own, "80"), Some((own.parse().unwrap(), 80))),
+                (whole(own, "80-81"), None),
+                (own.to_owned(), None),
+                (whole(&format!("{own}-{next}"), "80"), None),
+            ];
+            let mut batch = Batch::new("nat");
+            for (to, _) in &cases {
+                let rule = Rule::new("-p tcp -m tcp --dport 8080").jump("DNAT");
+                batch.append("PREROUTING", rule.words("--to-destination").word(to));
+            }
+            batch.append("PREROUTING", Rule::new("-p tcp -m tcp --dport 8080").jump("ACCEPT"));
+            program.restore(&batch).unwrap();
+            let socket = Socket::open().unwrap();
+            let chain = crate::nft::Chain::regular(&nft_table(family, "nat"), "PREROUTING");
+            let found: Vec<_> =
+                socket.rules(&chain).unwrap().iter().map(|rule| dnat_of(family, rule)).collect();
+            let mut wanted: Vec<_> = cases.iter().map(|(_, wanted)| *wanted).collect();
+            wanted.push(None);
+            assert_eq!(found, wanted);
+        });
+    }
+}
+
+#[test]
 fn a_host_without_the_commands_has_none() {
     in_namespace(|_| {
         let iptables = Iptables::open_with(&["/nonexistent"]).unwrap();

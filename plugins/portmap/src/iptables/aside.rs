@@ -8,7 +8,7 @@
 use attach::backend::{FAMILIES, Netfilter};
 use attach::kernel;
 use cni::Error;
-use linux::iptables::{self, Batch, Destination, comment_of, destination_of, nft_table};
+use linux::iptables::{self, Batch, Destination, comment_of, destination_of, dnat_of, nft_table};
 use linux::nft::{Chain, Rule, Socket, Transaction, Verdict};
 use linux::{Family, Result};
 
@@ -43,19 +43,20 @@ pub(crate) fn stand_aside(
             let rules = socket.rules(&Chain::regular(&table, name.clone()))?;
             let marker = marker(&rules);
             let wanted = target.and_then(|target| Some((target, wanted_by(target, &rules)?)));
-            let is_alive = marker.as_ref().is_none_or(|marker| marker.is_alive(own));
+            let is_stale = match &marker {
+                Some(marker) => !marker.is_alive(own),
+                None => target.is_some_and(|target| leads_to(target, &rules)),
+            };
+            let comment = comment_of(&entry).unwrap_or_default();
             match wanted {
                 _ if is_own(claimant, &name, marker.as_ref()) => {
                     claimant.changes.note_earlier();
                     going.push(name);
                 }
-                Some(_) if !is_alive => going.push(name),
+                Some(_) if is_stale => going.push(name),
                 Some((target, host)) => {
-                    let comment = comment_of(&entry).unwrap_or_default();
-                    let whose =
-                        parse::describe(&comment).unwrap_or_else(|| format!("chain {name}"));
                     let way_out = parse::way_out(marker.as_ref());
-                    return Ok(Some(conflict(target, &host, &whose, way_out)));
+                    return Ok(Some(conflict(target, &host, &name, &comment, way_out)));
                 }
                 None => {}
             }
@@ -136,7 +137,24 @@ fn overlapping(target: &Target, to: &Destination) -> Option<HostPort> {
     })
 }
 
-fn conflict(target: &Target, host: &HostPort, whose: &str, way_out: &str) -> Error {
+/// Whether these rules map a port that is wanted to where it is wanted.
+fn leads_to(target: &Target, rules: &[Rule]) -> bool {
+    rules.iter().any(|rule| {
+        let (Some(to), Some(Destination { protocol, address, ports })) =
+            (dnat_of(target.family(), rule), destination_of(rule))
+        else {
+            return false;
+        };
+        let host = |port: &u16| HostPort { protocol, port: *port, address };
+        target.mappings.iter().any(|m| {
+            to == (target.address.ip(), m.container_port)
+                && ports.iter().any(|port| m.host.overlaps(&host(port)))
+        })
+    })
+}
+
+fn conflict(target: &Target, host: &HostPort, chain: &str, comment: &str, way_out: &str) -> Error {
+    let whose = parse::describe(comment).unwrap_or_else(|| format!("chain {chain}"));
     Error::internal(format!(
         "map {host} of the host to {}: the port is mapped for {whose}, with iptables{way_out}",
         target.address.ip()

@@ -102,11 +102,10 @@ pub(super) fn names(comment: &str) -> Option<(&str, &str)> {
     Some((network, rest.strip_suffix('"')?))
 }
 
-/// Whose a chain is, for people.
-pub(super) fn owner_of(saved: &Saved, chain: &str) -> Option<String> {
+/// The comment of a rule that leads to a chain.
+pub(super) fn entry_of<'s>(saved: &'s Saved, chain: &str) -> Option<&'s str> {
     let entries = &saved.chain(DNAT)?.rules;
-    let entry = entries.iter().find(|rule| rule.target() == Some(chain))?;
-    describe(entry.comment_text()?)
+    entries.iter().find(|rule| rule.target() == Some(chain))?.comment_text()
 }
 
 /// Whose a rule with upstream's comment is, for people.
