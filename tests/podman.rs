@@ -16,6 +16,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Podman, Bridge, Nft, Shaping, Ifb, Ping] containers_talk_and_publish_ports_0_4_0,
         [Podman, Bridge, Nft, Shaping, Ifb, Ping] containers_talk_and_publish_ports_1_0_0,
         [Podman, Bridge, Nft, Shaping, Ifb] networks_are_connected_and_disconnected,
+        [Podman, Bridge, Nft, Shaping, Ifb] ports_are_published_on_two_networks,
         [Podman, Bridge, Nft, Shaping, Ifb] a_container_stops_starts_and_goes_without_a_trace,
         [Podman, Bridge, Nft, Shaping, Ifb] one_that_dies_leaves_nothing,
     }
@@ -263,6 +264,29 @@ fn networks_are_connected_and_disconnected(host: &Host) {
     assert!(!podman.inside("client", "ip link show dev eth0").success());
     podman.run(&["network", "connect", "net1", "client"]);
     assert!(podman.inside("client", "ip link show dev eth0").success());
+}
+
+/// podman gives each network of a container all of its ports.
+fn ports_are_published_on_two_networks(host: &Host) {
+    let podman = Podman::new(host, &[("net1", chain("1.0.0", 1)), ("net2", chain("1.0.0", 2))]);
+    let come = || podman.serve("web", &["--network", "net1,net2", "--publish", "8080:80"]);
+    let answers = || fetch(host, "192.0.2.1:8080").as_deref() == Some("web");
+    let _outside = host.outside();
+    // What is shared and stays is there afterwards.
+    come();
+    podman.remove("web");
+    let before = host.snapshot();
+    come();
+    assert!(answers(), "on both");
+    for network in ["net1", "net2"] {
+        podman.run(&["network", "disconnect", network, "web"]);
+        assert!(answers(), "without {network}");
+        podman.run(&["network", "connect", network, "web"]);
+        assert!(answers(), "with {network} again");
+    }
+    podman.remove("web");
+    assert!(!answers());
+    expect_unchanged(host, &before);
 }
 
 fn a_container_stops_starts_and_goes_without_a_trace(host: &Host) {

@@ -5,6 +5,7 @@ mod across;
 mod beside;
 mod failing;
 mod ownership;
+mod same_container;
 mod teardown;
 pub(crate) mod traffic;
 
@@ -16,6 +17,7 @@ use crate::chained::{self, version};
 pub(crate) fn list() -> Vec<Case> {
     let mut list = traffic::list();
     list.extend(ownership::list());
+    list.extend(same_container::list());
     list.extend(across::list());
     list.extend(beside::list());
     list.extend(failing::list());

@@ -14,6 +14,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Iptables, PeerPlugins, OurPlugins] shared_chains_are_shared_with_upstream,
         [Bridge, Iptables, PeerPlugins, OurPlugins] a_port_of_upstreams_is_refused,
         [Bridge, Nft, Iptables, PeerPlugins, OurPlugins] what_upstream_mapped_to_our_address,
+        [Bridge, Nft, Iptables, PeerPlugins, OurPlugins] a_container_on_a_network_of_upstreams_too,
         [Bridge, Nft, Iptables, OurPlugins] a_table_that_iptables_cannot_show,
         [Bridge, Iptables, PeerPlugins, OurPlugins] gc_sweeps_upstreams,
         [Bridge, Nft, OurPlugins] upstreams_nftables_rules_are_removed,
@@ -190,6 +191,29 @@ fn what_upstream_mapped_to_our_address(host: &Host) {
         pod.check(host, &conf).expect_ok();
         pod.unmap(host, &conf).expect_ok();
         host.expect_unchanged_but(&before, &super::STAYS);
+    }
+}
+
+fn a_container_on_a_network_of_upstreams_too(host: &Host) {
+    let outside = host.outside();
+    let (pod, other) = (Pod::new(host, "pod"), Pod::new(host, "other"));
+    let mut theirs = other.old(&conf(&[tcp(18080, 8080)]));
+    theirs["name"] = "theirs".into();
+    for backend in chained::BACKENDS {
+        // Another address, so that who answers tells who is first.
+        peer(host).add(&pod.container, "eth0", &theirs).expect_result();
+        let ours = portmap(backend, &[tcp(18080, 8080)]);
+        pod.map(host, &ours).expect_result();
+        pod.check(host, &ours).expect_ok();
+        let answers = |pod: &Pod| {
+            let _server = pod.container.echo_server(8080);
+            outside.tcp(at(HOST[0], 18080)).is_ok()
+        };
+        assert!(answers(&other) && !answers(&pod));
+        peer(host).del(&pod.container, "eth0", &theirs).expect_ok();
+        pod.check(host, &ours).expect_ok();
+        assert!(answers(&pod));
+        pod.unmap(host, &ours).expect_ok();
     }
 }
 

@@ -140,12 +140,19 @@ pub fn key_of(comment: &str) -> Option<&str> {
     (is_hash(network) && is_hash(attachment)).then_some(key)
 }
 
+/// Whether a comment that [`Owner`] wrote is of an attachment of this container.
+pub fn is_of_container(comment: &str, container_id: &str) -> bool {
+    let Some((_, hash)) = key_of(comment).and_then(|key| key.split_once('-')) else {
+        return false;
+    };
+    // The ID itself may have been cut.
+    let ifname = word(comment, "if").unwrap_or_default().to_owned();
+    hash == hash_of(&AttachmentId { container_id: container_id.to_owned(), ifname })
+}
+
 /// Whose a comment is, for people: `container C (interface I, network N)`.
 pub fn describe(comment: &str) -> String {
-    let word = |name: &str| {
-        let (_, rest) = comment.split_once(&format!(", {name}: "))?;
-        rest.split(", ").next().filter(|word| !word.is_empty())
-    };
+    let word = |name| word(comment, name);
     match (word("id"), word("if"), word("net")) {
         (Some(id), Some(ifname), Some(network)) => {
             // The last word may have been cut.
@@ -155,6 +162,11 @@ pub fn describe(comment: &str) -> String {
         (None, _, Some(network)) => format!("a container on network {network}"),
         _ => format!("{comment:?}"),
     }
+}
+
+fn word<'c>(comment: &'c str, name: &str) -> Option<&'c str> {
+    let (_, rest) = comment.split_once(&format!(", {name}: "))?;
+    rest.split(", ").next().filter(|word| !word.is_empty())
 }
 
 fn hash(text: &str) -> String {
@@ -207,6 +219,10 @@ mod tests {
         assert!(describe(owner.comment()).contains("ccc.. (interface ééééééé"));
         let other = Owner::new(&network("n"), &attachment(&format!("{long}x"), "ééééééé"));
         assert_ne!(owner.key(), other.key());
+        let plain = Owner::new(&network(&"n".repeat(40)), &attachment(&long, "eth0"));
+        assert!(is_of_container(plain.comment(), &long));
+        assert!(!is_of_container(plain.comment(), &format!("{long}x")));
+        assert!(!is_of_container("ctr1", "ctr1"));
         let quoted = Owner::new(&network("n"), &attachment("c", "e\"0"));
         assert!(!quoted.comment().contains('"'));
     }

@@ -111,6 +111,11 @@ impl HostPort {
         (self.protocol, self.port) == (other.protocol, other.port)
             && (self.address == other.address || self.address.is_none() || other.address.is_none())
     }
+
+    /// Whether no packet is for the other that is not for this one.
+    pub(crate) fn covers(&self, other: &HostPort) -> bool {
+        self.overlaps(other) && (self.address.is_none() || self.address == other.address)
+    }
 }
 
 impl Target {

@@ -430,6 +430,14 @@ impl Adding<'_> {
         }
     }
 
+    /// Of the same container: the first rule that leads there decides, and the other
+    /// one when that is gone.
+    fn is_beside(&self, there: &Mapped) -> bool {
+        let container_id = self.claimant.request.container_id.as_str();
+        parse::entry_of(self.saved, there.chain)
+            .is_some_and(|comment| parse::is_of_container(comment, container_id))
+    }
+
     fn is_own(&self, there: &Mapped) -> bool {
         let [first, second] = own_chains(self.claimant);
         match &there.marker {
@@ -444,7 +452,7 @@ impl Adding<'_> {
 
     fn refuse_conflicts(&self) -> Result<()> {
         for there in parse::mapped(self.saved).filter(|there| self.is_wanted(there)) {
-            if self.is_own(&there) || self.is_stale(&there) {
+            if self.is_own(&there) || self.is_stale(&there) || self.is_beside(&there) {
                 continue;
             }
             let whose = parse::entry_of(self.saved, there.chain)

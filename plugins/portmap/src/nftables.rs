@@ -7,6 +7,7 @@
 //!         elements = { tcp . 8080 comment "<owner>" : 10.1.0.2 . 80 }
 //!     }
 //!     map one_address { .. }                    # and of one: address . protocol . port
+//!     set waiting { .. }                        # while one container wants a port twice
 //!     set containers {                          # where ports lead
 //!         elements = { 10.1.0.2 comment "<owner>, ports: 1, ns: 4026532294/71 /run/netns/x" }
 //!     }
@@ -32,6 +33,7 @@ mod back;
 mod claim;
 mod layout;
 mod release;
+mod waiting;
 
 use attach::backend::FAMILIES;
 use layout::Layout;

@@ -54,6 +54,10 @@ pub(crate) fn stand_aside(
                     going.push(name);
                 }
                 Some(_) if is_stale => going.push(name),
+                // Its rules come first, and those in the table when they go.
+                Some(_)
+                    if parse::is_of_container(&comment, claimant.request.container_id.as_str()) => {
+                }
                 Some((target, host)) => {
                     let way_out = parse::way_out(marker.as_ref());
                     return Ok(Some(conflict(target, &host, &name, &comment, way_out)));

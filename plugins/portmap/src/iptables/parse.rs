@@ -102,6 +102,12 @@ pub(super) fn names(comment: &str) -> Option<(&str, &str)> {
     Some((network, rest.strip_suffix('"')?))
 }
 
+/// Whether a rule with upstream's comment is of a container, on whichever network; not
+/// where the names are longer than a comment.
+pub(super) fn is_of_container(comment: &str, container_id: &str) -> bool {
+    names(comment).is_some_and(|(_, id)| id == container_id)
+}
+
 /// The comment of a rule that leads to a chain.
 pub(super) fn entry_of<'s>(saved: &'s Saved, chain: &str) -> Option<&'s str> {
     let entries = &saved.chain(DNAT)?.rules;

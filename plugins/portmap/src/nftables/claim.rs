@@ -5,7 +5,7 @@ use attach::chained;
 use attach::kernel;
 use cni::{Error, Result};
 use linux::Family;
-use linux::nft::{Chain, Element, Elements, Rule, Set, Socket, Transaction, script};
+use linux::nft::{Chain, Element, Elements, Rule, Socket, Transaction, script};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -196,16 +196,22 @@ fn shortened(text: &str) -> String {
 
 /// The plan for one family: what has to change so that the mappings are there.
 pub(super) struct Adding<'a, 'o> {
-    socket: &'a Socket,
-    claimant: &'a Claimant<'a>,
-    target: &'a Target,
-    layout: Layout,
-    out: &'o mut Transaction,
+    pub(super) socket: &'a Socket,
+    pub(super) claimant: &'a Claimant<'a>,
+    pub(super) target: &'a Target,
+    pub(super) layout: Layout,
+    pub(super) out: &'o mut Transaction,
     pub(super) conflict: Option<Error>,
     /// All claims of the attachment, where they were listed.
     listed: Option<&'a [Claim]>,
     /// Whether owners are alive, so that none is looked at twice.
     alive: HashMap<(String, IpAddr), bool>,
+    /// What another attachment of the container has of the ports that are wanted.
+    pub(super) beside: Vec<Claim>,
+    /// What is wanted and has to wait for that.
+    pub(super) waiting: Vec<Claim>,
+    /// Whether an earlier ADD of this attachment left something that waits.
+    pub(super) waited: bool,
 }
 
 impl<'a, 'o> Adding<'a, 'o> {
@@ -216,8 +222,19 @@ impl<'a, 'o> Adding<'a, 'o> {
         out: &'o mut Transaction,
     ) -> Adding<'a, 'o> {
         let layout = Layout::new(target.family());
-        let (conflict, listed, alive) = (None, None, HashMap::new());
-        Adding { socket, claimant, target, layout, out, conflict, listed, alive }
+        Adding {
+            socket,
+            claimant,
+            target,
+            layout,
+            out,
+            conflict: None,
+            listed: None,
+            alive: HashMap::new(),
+            beside: Vec::new(),
+            waiting: Vec::new(),
+            waited: false,
+        }
     }
 
     fn address(&self) -> IpAddr {
@@ -252,13 +269,16 @@ impl<'a, 'o> Adding<'a, 'o> {
                 }
             }
             self.check_overlaps(&hosts, &mut leaving)?;
+            arriving = self.let_wait(arriving);
         }
         if self.conflict.is_some() {
             return Ok(());
         }
+        arriving.extend(self.plan_heirs(&leaving, &arriving)?);
         release::plan_claims(&self.layout, &leaving, self.out);
         release::plan_ports(self.socket, &self.layout, &leaving, &arriving, self.out)?;
-        self.arrive(&arriving);
+        release::plan_arrival(&self.layout, &arriving, self.out);
+        self.plan_waiting()?;
         self.plan_ports(fresh)?;
         self.plan_container(fresh)?;
         self.plan_sources(fresh)
@@ -303,7 +323,7 @@ impl<'a, 'o> Adding<'a, 'o> {
     fn plan_address(&mut self, leaving: &mut Vec<Claim>) -> linux::Result<()> {
         let there = self.find_container(self.address())?;
         let Some(there) = there else { return Ok(()) };
-        self.note_owner(Some(&there.owner));
+        self.waited = self.note_owner(Some(&there.owner)) && there.waits;
         if there.owner != self.claimant.owner.key() && there.is_alive(self.claimant.place.as_ref())
         {
             let whose = self.describe(&there)?;
@@ -339,24 +359,34 @@ impl<'a, 'o> Adding<'a, 'o> {
         Ok(there.into_iter().flatten().find_map(|element| Container::read(&element)))
     }
 
-    /// Another's claim on a host port we want: an error if the other is alive.
+    /// Another's claim on a host port we want: an error if the other is alive, unless
+    /// it is of the same container, whose first one has the port.
     fn take_over(&mut self, there: Claim, leaving: &mut Vec<Claim>) {
         let ours = self.note_owner(there.owner());
         if !ours && self.is_alive(&there) {
-            self.conflict.get_or_insert_with(|| {
-                Error::internal(format!(
-                    "map {} of the host to {}: the port is mapped to {} port {} for {}",
-                    there.mapping.host,
-                    self.target.address.ip(),
-                    there.target,
-                    there.mapping.container_port,
-                    chained::describe(&there.comment)
-                ))
-            });
+            let container_id = self.claimant.request.container_id.as_str();
+            if chained::is_of_container(&there.comment, container_id) {
+                self.beside.push(there);
+                return;
+            }
+            let conflict = self.mapped_to(&there, &there);
+            self.conflict.get_or_insert_with(|| Error::internal(conflict));
         }
         if !leaving.contains(&there) {
             leaving.push(there);
         }
+    }
+
+    /// What speaks against a mapping.
+    pub(super) fn mapped_to(&self, wanted: &Claim, there: &Claim) -> String {
+        format!(
+            "map {} of the host to {}: the port is mapped to {} port {} for {}",
+            wanted.mapping.host,
+            self.target.address.ip(),
+            there.target,
+            there.mapping.container_port,
+            chained::describe(&there.comment)
+        )
     }
 
     /// Whether that is this attachment, of which an earlier ADD has left something then.
@@ -449,19 +479,12 @@ impl<'a, 'o> Adding<'a, 'o> {
         Ok(())
     }
 
-    fn arrive(&mut self, claims: &[Claim]) {
-        let layout = &self.layout;
-        for set in [&layout.any_address, &layout.one_address] {
-            let of_set = claims.iter().filter(|claim| layout.set_of(&claim.mapping.host) == set);
-            push(self.out, set, of_set.map(Claim::element).collect());
-        }
-    }
-
     /// The ports in the first map are also in a set, for whoever wants one of
     /// all addresses.
     fn plan_ports(&mut self, fresh: bool) -> linux::Result<()> {
         let set = &self.layout.one_address_ports;
-        let special = |m: &&Mapping| m.host.address.is_some();
+        let waits = |m: &Mapping| self.waiting.iter().any(|claim| claim.mapping == *m);
+        let special = |m: &&Mapping| m.host.address.is_some() && !waits(m);
         let ports = self.target.mappings.iter().filter(special).map(|m| port_key(&m.host));
         let mut ports: Vec<Element> = ports.collect();
         if !fresh {
@@ -469,13 +492,20 @@ impl<'a, 'o> Adding<'a, 'o> {
             let mut there = there.iter();
             ports.retain(|_| there.next().is_some_and(Option::is_none));
         }
-        push(self.out, set, ports);
+        release::add(self.out, set, ports);
         Ok(())
     }
 
     fn container_element(&self) -> Element {
         let Claimant { owner, place, .. } = self.claimant;
-        Container::element(self.address(), owner, self.target.mappings.len(), place.as_ref())
+        let container = Container {
+            address: self.address(),
+            owner: owner.key().to_owned(),
+            ports: self.target.mappings.len(),
+            waits: !self.waiting.is_empty(),
+            place: place.clone(),
+        };
+        container.element()
     }
 
     fn plan_container(&mut self, fresh: bool) -> linux::Result<()> {
@@ -493,7 +523,7 @@ impl<'a, 'o> Adding<'a, 'o> {
         if there.is_some() {
             self.out.delete(Elements::of(set, [wanted.clone()]));
         }
-        push(self.out, set, vec![wanted]);
+        release::add(self.out, set, vec![wanted]);
         Ok(())
     }
 
@@ -518,7 +548,7 @@ impl<'a, 'o> Adding<'a, 'o> {
             let wrong = elements.into_iter().zip(there).filter(|(_, t)| t.is_some() != wanted);
             let wrong: Vec<Element> = wrong.map(|(element, _)| element).collect();
             if wanted {
-                push(out, set, wrong);
+                release::add(out, set, wrong);
             } else if !wrong.is_empty() {
                 out.delete(Elements::of(set, wrong));
             }
@@ -553,11 +583,5 @@ impl<'a, 'o> Adding<'a, 'o> {
             Some(claim) => chained::describe(&claim.comment),
             None => format!("another container ({})", container.owner),
         })
-    }
-}
-
-fn push(out: &mut Transaction, set: &Set, elements: Vec<Element>) {
-    if !elements.is_empty() {
-        out.add(Elements::of(set, elements));
     }
 }

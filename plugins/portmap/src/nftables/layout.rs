@@ -1,13 +1,13 @@
 //! Names and rules of the table, which all attachments share.
 
-use attach::chained::{self, Owner};
+use attach::chained;
 use linux::nft::{
     AddrType, COMMENT_MAX, Chain, ChainType, Data, Element, Family as NftFamily, Field, Hook,
     MarkChange, Op, Operand, Protocol, Rule, Set, Socket, Statement, Table, Transaction, Type,
     Value,
 };
 use linux::{Family, IpNetwork, Result};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::conf::{HostPort, Mapping};
 use crate::place::Place;
@@ -45,6 +45,9 @@ pub(super) struct Layout {
     pub(super) one_address: Set,
     /// Protocol and port of all there are in `one_address`.
     pub(super) one_address_ports: Set,
+    /// Mappings of a container that another attachment of it has, each with where it
+    /// would lead: there only while there are any.
+    pub(super) waiting: Set,
     /// Addresses that mappings lead to, with the number of these mappings and
     /// the container's namespace.
     pub(super) containers: Set,
@@ -82,6 +85,7 @@ impl Layout {
                 [address, port],
             ),
             one_address_ports: Set::new(&table, "one_address_ports", [protocol, port]),
+            waiting: Set::new(&table, "waiting", [address, protocol, port, address, port]),
             containers: Set::new(&table, "containers", [address]),
             masquerade: Set::new(&table, "masqueraded", [address, address]),
             masquerade_all: Set::new(&table, "masqueraded_all", [address]),
@@ -300,7 +304,9 @@ impl Layout {
                 || UPSTREAM_SHARED_CHAINS.contains(&name)
         };
         chains.iter().all(|chain| known(&chain.name))
-            && sets.iter().all(|set| self.sets().iter().any(|own| own.name == set.name))
+            && sets.iter().all(|set| {
+                self.sets().iter().chain([&&self.waiting]).any(|own| own.name == set.name)
+            })
     }
 }
 
@@ -369,6 +375,42 @@ impl Claim {
         key(&host).to(self.target).to(container_port).comment(&self.comment)
     }
 
+    /// One that waits; `None` for an element that somebody else made.
+    pub(super) fn read_waiting(element: &Element) -> Option<Claim> {
+        let [
+            Value::Net(address),
+            Value::Protocol(protocol),
+            Value::Port(port),
+            Value::Net(target),
+            Value::Port(container_port),
+        ] = element.key.as_slice()
+        else {
+            return None;
+        };
+        let address = Some(address.ip()).filter(|address| !address.is_unspecified());
+        let host = HostPort { protocol: *protocol, port: *port, address };
+        Some(Claim {
+            mapping: Mapping { host, container_port: *container_port },
+            target: target.ip(),
+            comment: element.comment.clone().unwrap_or_default(),
+        })
+    }
+
+    /// The element while it waits.
+    pub(super) fn waiting_element(&self) -> Element {
+        let Mapping { host, container_port } = self.mapping;
+        let every = match Family::of(self.target) {
+            Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        Element::new(host.address.unwrap_or(every))
+            .and(host.protocol)
+            .and(host.port)
+            .and(self.target)
+            .and(container_port)
+            .comment(&self.comment)
+    }
+
     /// Whose it is.
     pub(super) fn owner(&self) -> Option<&str> {
         chained::key_of(&self.comment)
@@ -380,25 +422,22 @@ impl Claim {
 pub(super) struct Container {
     pub(super) address: IpAddr,
     pub(super) owner: String,
-    /// How many mappings lead there.
+    /// How many mappings lead there, or would.
     pub(super) ports: usize,
-    place: Option<Place>,
+    /// Whether some of them wait.
+    pub(super) waits: bool,
+    pub(super) place: Option<Place>,
 }
 
 impl Container {
-    /// The element for an address of `owner`.
-    pub(super) fn element(
-        address: IpAddr,
-        owner: &Owner,
-        ports: usize,
-        place: Option<&Place>,
-    ) -> Element {
-        let mut words = format!("ports: {ports}");
-        let used = owner.key().len() + ", ".len() + words.len();
-        if let Some(place) = place {
-            words.push_str(&place.words(COMMENT_MAX - used));
+    pub(super) fn element(&self) -> Element {
+        // As long as the other: the place has the same room.
+        let word = if self.waits { "waits" } else { "ports" };
+        let mut comment = format!("{}, {word}: {}", self.owner, self.ports);
+        if let Some(place) = &self.place {
+            comment.push_str(&place.words(COMMENT_MAX - comment.len()));
         }
-        Element::new(address).comment(owner.comment_with(&words))
+        Element::new(self.address).comment(comment)
     }
 
     /// `None` for an element that somebody else made.
@@ -406,11 +445,17 @@ impl Container {
         let [Value::Net(address)] = element.key.as_slice() else { return None };
         let comment = element.comment.as_deref()?;
         let owner = chained::key_of(comment)?.to_owned();
-        let ports = comment.split(", ").find_map(|word| word.strip_prefix("ports: "))?;
+        let (waits, ports) =
+            comment.split(", ").find_map(|word| match word.split_once(": ")? {
+                ("ports", number) => Some((false, number)),
+                ("waits", number) => Some((true, number)),
+                _ => None,
+            })?;
         Some(Container {
             address: address.ip(),
             owner,
             ports: ports.parse().ok()?,
+            waits,
             place: Place::read(comment),
         })
     }

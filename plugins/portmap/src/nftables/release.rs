@@ -4,7 +4,7 @@
 use attach::chained;
 use linux::nft::{Chain, Element, Elements, Rule, Set, Socket, Transaction, Verb};
 use linux::{Family, IpNetwork, Result};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -12,6 +12,7 @@ use super::layout::{
     Claim, Container, Layout, UPSTREAM_CHAINS, destination_address, destination_port, key,
     masquerade_pairs, port_of,
 };
+use super::waiting::{Change, Waiting};
 use crate::conf::HostPort;
 use crate::flows::Flow;
 
@@ -50,9 +51,10 @@ fn plan_family(
     if let Some(container_id) = leaving.container_id {
         plan_upstream(socket, layout, container_id, leaving.hosts, out, flows)?;
     }
-    let staying = RefCell::new(Vec::new());
+    let (staying, waits) = (RefCell::new(Vec::new()), Cell::new(false));
     let going = read_all(socket, &layout.containers, |element| {
         let container = Container::read(&element)?;
+        waits.set(waits.get() || container.waits);
         let goes = (leaving.belongs)(&container.owner);
         if !goes {
             staying.borrow_mut().push(container.address);
@@ -78,8 +80,19 @@ fn plan_family(
         layout.delete_unused(&chains, out);
         return Ok(());
     }
+    let mut heirs = Vec::new();
+    if waits.get() {
+        let mut staying = containers(socket, layout)?;
+        staying.retain(|container| !(leaving.belongs)(&container.owner));
+        let change = Change { going: &claims, coming: &[], staying: &staying };
+        let waiting = Waiting::after(socket, layout, leaving.belongs, &change)?;
+        waiting.plan(layout, &staying, out);
+        waiting.plan_set(layout, out);
+        heirs = waiting.heirs;
+    }
     plan_claims(layout, &claims, out);
-    plan_ports(socket, layout, &claims, &[], out)?;
+    plan_ports(socket, layout, &claims, &heirs, out)?;
+    plan_arrival(layout, &heirs, out);
     plan_conditional(socket, layout, leaving.belongs, out)?;
     plan_containers(socket, layout, &addresses_of(&going, &claims, &staying), &staying, out)
 }
@@ -147,8 +160,9 @@ fn claims_of(
         }
     }
     let in_books = going.iter().map(|container| container.ports).sum::<usize>();
-    // Who is in no book may have any.
-    let is_known = !going.is_empty() || !leaving.hosts.is_empty();
+    // Who is in no book may have any, and who waits has fewer.
+    let is_known = (!going.is_empty() || !leaving.hosts.is_empty())
+        && !going.iter().any(|container| container.waits);
     if is_known && unique.len() == in_books {
         return Ok(unique);
     }
@@ -173,14 +187,24 @@ pub(super) fn claims(
 }
 
 /// What `read` makes of the elements of a set; none where somebody removed it.
-fn read_all<T>(socket: &Socket, set: &Set, read: impl Fn(Element) -> Option<T>) -> Result<Vec<T>> {
+pub(super) fn read_all<T>(
+    socket: &Socket,
+    set: &Set,
+    read: impl Fn(Element) -> Option<T>,
+) -> Result<Vec<T>> {
     match socket.elements_as(set, read) {
         Err(e) if e.is_not_found() => Ok(Vec::new()),
         other => other,
     }
 }
 
-fn delete(out: &mut Transaction, set: &Set, elements: Vec<Element>) {
+pub(super) fn add(out: &mut Transaction, set: &Set, elements: Vec<Element>) {
+    if !elements.is_empty() {
+        out.add(Elements::of(set, elements));
+    }
+}
+
+pub(super) fn delete(out: &mut Transaction, set: &Set, elements: Vec<Element>) {
     if !elements.is_empty() {
         out.delete(Elements::of(set, elements));
     }
@@ -192,6 +216,19 @@ pub(super) fn plan_claims(layout: &Layout, claims: &[Claim], out: &mut Transacti
         let of_set = claims.iter().filter(|claim| layout.set_of(&claim.mapping.host) == set);
         delete(out, set, of_set.map(|claim| key(&claim.mapping.host)).collect());
     }
+}
+
+/// The same, for those that come.
+pub(super) fn plan_arrival(layout: &Layout, claims: &[Claim], out: &mut Transaction) {
+    for set in [&layout.any_address, &layout.one_address] {
+        let of_set = claims.iter().filter(|claim| layout.set_of(&claim.mapping.host) == set);
+        add(out, set, of_set.map(Claim::element).collect());
+    }
+}
+
+/// Every address in the books.
+pub(super) fn containers(socket: &Socket, layout: &Layout) -> Result<Vec<Container>> {
+    read_all(socket, &layout.containers, |element| Container::read(&element))
 }
 
 /// The ports of single addresses that no other claim has, nor one of those that
