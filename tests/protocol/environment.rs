@@ -23,6 +23,7 @@ pub(super) fn list() -> Vec<Case> {
         [] gc_and_status_require_less,
         [] an_invalid_value_is_told_before_missing_ones,
         [] a_percent_sign_in_an_interface_name_is_refused_before_anything_is_made,
+        [] a_name_that_the_kernel_keeps_is_refused_before_anything_is_made,
         [] an_unknown_verb_is_told_after_the_configuration,
         // Upstream looks when everything is done.
         [Bridge] the_plugins_own_namespace_is_refused_before_anything_is_done,
@@ -159,6 +160,24 @@ fn a_percent_sign_in_an_interface_name_is_refused_before_anything_is_made(host: 
         for name in ["eth%d", "%", "a%%b"] {
             let plugin = host.plugin(kind);
             plugin.add(&c, name, &conf).expect_error(4, "percent sign");
+            plugin.del(&c, name, &conf).expect_ok();
+            plugin.del_without_netns(&c, name, &conf).expect_ok();
+            host.expect_unchanged(&before);
+        }
+    }
+}
+
+/// Of settings of all and of new links the kernel makes folders beside those of links.
+fn a_name_that_the_kernel_keeps_is_refused_before_anything_is_made(host: &Host) {
+    let c = host.container("c");
+    let before = host.snapshot();
+    for kind in ["bridge", "ptp", "dummy", "host-device", "tap", "loopback", "static", "portmap"] {
+        let conf = of_type(host, kind, json!({"ipam": fixed(&["10.1.0.2/24"]), "device": "x"}));
+        for name in ["all", "default"] {
+            let plugin = host.plugin(kind);
+            let refused = plugin.add(&c, name, &conf);
+            refused.expect_error(4, "all or default");
+            refused.expect_error(4, "/proc/sys/net/ipv4/conf");
             plugin.del(&c, name, &conf).expect_ok();
             plugin.del_without_netns(&c, name, &conf).expect_ok();
             host.expect_unchanged(&before);

@@ -244,11 +244,9 @@ impl Environment {
                 true => missing.push("CNI_IFNAME"),
                 false => {
                     IfName::new(self.ifname.as_str())?;
-                    // DEL takes it: a link may have been given the name otherwise.
-                    if verb == Some(Verb::Add) && self.ifname.contains('%') {
-                        let error = "interface name contains a percent sign";
-                        return Err(Error::new(Code::INVALID_ENVIRONMENT, error)
-                            .with_details("the kernel would make another name of it"));
+                    // DEL takes them: a link may have been given the name otherwise.
+                    if verb == Some(Verb::Add) {
+                        refuse_names_of_the_kernel(&self.ifname)?;
                     }
                 }
             }
@@ -263,6 +261,24 @@ impl Environment {
                 format!("required env variables [{}] missing", missing.join(",")),
             )),
         }
+    }
+}
+
+/// Refuses names that no new link can have.
+fn refuse_names_of_the_kernel(ifname: &str) -> Result<()> {
+    let refused =
+        |what, why: &str| Err(Error::new(Code::INVALID_ENVIRONMENT, what).with_details(why));
+    match ifname {
+        _ if ifname.contains('%') => refused(
+            "interface name contains a percent sign",
+            "the kernel would make another name of it",
+        ),
+        // `sysctl_dev_name_is_allowed`, include/net/ip.h of Linux 6.12.
+        "all" | "default" => refused(
+            "interface name is all or default",
+            "the kernel keeps these for its settings of all and of new links, as in /proc/sys/net/ipv4/conf",
+        ),
+        _ => Ok(()),
     }
 }
 
