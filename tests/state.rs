@@ -63,11 +63,12 @@ const KEEPERS: [Keeper; 4] = [
 type Body = fn(&Kept<'_>);
 
 pub(crate) fn list() -> Vec<Case> {
-    let bodies: [(&str, Body); 6] = [
+    let bodies: [(&str, Body); 7] = [
         ("what_is_planted_is_not_followed", what_is_planted_is_not_followed),
         ("a_folder_that_is_a_link_of_another_user", a_folder_that_is_a_link_of_another_user),
         ("a_file_in_the_place_of_the_folder", a_file_in_the_place_of_the_folder),
         ("a_folder_that_anybody_may_write", a_folder_that_anybody_may_write),
+        ("a_file_that_is_too_long_is_as_if_missing", a_file_that_is_too_long_is_as_if_missing),
         ("a_full_disk_is_told_and_leaks_nothing", a_full_disk_is_told_and_leaks_nothing),
         ("a_read_only_disk_is_told_and_leaks_nothing", a_read_only_disk_is_told_and_leaks_nothing),
     ];
@@ -236,6 +237,29 @@ fn a_folder_that_anybody_may_write(kept: &Kept<'_>) {
     }
     kept.del().expect_ok();
     kept.expect_works();
+}
+
+fn a_file_that_is_too_long_is_as_if_missing(kept: &Kept<'_>) {
+    for path in kept.files() {
+        kept.add().expect_result();
+        let file = fs::File::options().write(true).open(&path).expect("it is there");
+        file.set_len(17 << 20).expect("it has no blocks");
+        kept.del().expect_ok();
+        assert!(!Path::new(&path).exists(), "{path}");
+        kept.expect_works();
+        // GC and another ADD have to do with it as well.
+        fs::write(&path, "").expect("ours");
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|f| f.set_len(17 << 20))
+            .expect("ours");
+        let conf = with_previous_result(&kept.conf, &kept.conf["prevResult"]);
+        let mut gc = conf.clone();
+        gc["cni.dev/valid-attachments"] = json!([]);
+        kept.host.plugin(kept.keeper.plugin).gc(&gc).expect_ok();
+        kept.expect_works();
+    }
 }
 
 fn a_full_disk_is_told_and_leaks_nothing(kept: &Kept<'_>) {

@@ -133,7 +133,7 @@ impl Slot {
     }
 
     /// What is in the file; `None` when there is none. What is there and no plain
-    /// file counts as empty.
+    /// file, or cannot be read, counts as empty.
     pub fn content(&self) -> Option<&[u8]> {
         self.content.as_deref()
     }
@@ -184,7 +184,7 @@ impl Records {
     pub fn slot(&self, name: &str) -> Result<Slot> {
         let content = match self.dir.read(name, FILE_MAX) {
             Ok(plain) => Some(plain.content),
-            Err(e) if e.is_not_plain() => Some(Vec::new()),
+            Err(e) if e.is_not_plain() || e.is_unreadable() => Some(Vec::new()),
             Err(e) if e.is_not_found() => None,
             Err(e) => return Err(stored(e)),
         };

@@ -25,6 +25,8 @@ enum Cause {
     Text(Cow<'static, str>),
     /// The path is something else than the operation works on.
     NotPlain(Cow<'static, str>),
+    /// Of this many bytes at most, it would be read.
+    TooLong(usize),
     /// Held by somebody else for all of the time.
     TimedOut(String),
 }
@@ -66,6 +68,10 @@ impl Error {
         what: impl Into<Cow<'static, str>>,
     ) -> Error {
         Error::build(operation, path, Cause::NotPlain(what.into()))
+    }
+
+    pub(crate) fn too_long(path: &Path, limit: usize) -> Error {
+        Error::build("read", path, Cause::TooLong(limit))
     }
 
     pub(crate) fn text(
@@ -141,6 +147,13 @@ impl Error {
         matches!(self.0.cause, Cause::NotPlain(_))
     }
 
+    /// What is there cannot be read, however often one tries: it is too long or
+    /// protected, or the disk is broken.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self.0.cause, Cause::TooLong(_))
+            || self.is(&[Errno::EACCES, Errno::EPERM, Errno::EIO])
+    }
+
     /// A lock was held by somebody else for all of the time.
     pub fn is_timed_out(&self) -> bool {
         matches!(self.0.cause, Cause::TimedOut(_))
@@ -172,6 +185,7 @@ impl fmt::Display for Cause {
                 }
             }
             Cause::Text(text) | Cause::NotPlain(text) => f.write_str(text),
+            Cause::TooLong(limit) => write!(f, "it is longer than {limit} bytes"),
             Cause::TimedOut(text) => f.write_str(text),
         }
     }

@@ -100,8 +100,7 @@ impl DataFile {
             let read = (&self.file).read(&mut content[filled..]).map_err(error)?;
             filled += read;
             if filled > limit {
-                let cause = format!("it is longer than {limit} bytes");
-                return Err(Error::text("read", &self.path, cause));
+                return Err(Error::too_long(&self.path, limit));
             }
             if filled < content.len() {
                 content.truncate(filled);

@@ -102,7 +102,7 @@ impl States {
     }
 
     /// What was remembered of the attachment, by ours or by the reference
-    /// program; `None` when it is missing or damaged.
+    /// program; `None` when it is missing, damaged, or cannot be read.
     pub(crate) fn read(&self, request: &Request) -> Result<Option<Config>> {
         if let Some(config) = self.load(&own_name(request))? {
             return Ok(Some(config));
@@ -114,7 +114,7 @@ impl States {
     fn load(&self, name: &str) -> Result<Option<Config>> {
         match self.dir.read(name, STATE_LIMIT) {
             Ok(plain) => Ok(Config::parse(&plain.content)),
-            Err(e) if e.is_not_found() || e.is_not_plain() => Ok(None),
+            Err(e) if e.is_not_found() || e.is_not_plain() || e.is_unreadable() => Ok(None),
             Err(e) => Err(failed(e)),
         }
     }

@@ -334,7 +334,7 @@ fn names(directory: &Dir) -> Result<Vec<String>> {
 fn read(directory: &Dir, name: &str) -> Result<Option<Record>> {
     match directory.read(name, RECORD_MAX) {
         Ok(plain) => Ok(serde_json::from_slice(&plain.content).ok()),
-        Err(e) if e.is_not_found() || e.is_not_plain() => Ok(None),
+        Err(e) if e.is_not_found() || e.is_not_plain() || e.is_unreadable() => Ok(None),
         Err(e) => Err(stored(e)),
     }
 }
