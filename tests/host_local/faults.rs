@@ -21,6 +21,7 @@ pub(super) fn list() -> Vec<Case> {
         [OurPlugins, Strace] a_del_killed_anywhere_can_be_repeated,
         [OurPlugins, Strace] a_disk_that_fills_at_any_call_leaks_nothing,
         [OurPlugins] a_full_disk_is_told_and_leaks_nothing,
+        [OurPlugins] what_the_last_files_are_enough_for_is_told,
         [OurPlugins] a_read_only_disk_is_told,
         [OurPlugins] a_frozen_holder_of_the_lock_is_named,
         [OurPlugins] a_lock_given_back_in_time_is_taken,
@@ -127,6 +128,38 @@ fn a_full_disk_is_told_and_leaks_nothing(host: &Host) {
         plugin.del(&d, "eth0", &conf).expect_ok();
         host.exec(format!("umount {DATA}"));
     }
+}
+
+/// A network's first lease needs a directory and a lock as well.
+fn what_the_last_files_are_enough_for_is_told(host: &Host) {
+    let parent = Path::new(DATA).parent().expect("a folder").display().to_string();
+    let c = host.container("c");
+    let plugin = host.plugin("host-local");
+    let conf = v4("1.1.0");
+    fs::create_dir_all(&parent).expect("it is a private folder");
+    let mut outcomes = Vec::new();
+    for inodes in 1..16 {
+        host.exec(format!("mount -t tmpfs -o nr_inodes={inodes} tmpfs {parent}"));
+        let status = plugin.status(&conf);
+        let added = plugin.add(&c, "eth0", &conf);
+        host.note(format!("{inodes} inodes: {:?} {:?}", status.code(), added.code()));
+        if !added.success() {
+            added.expect_error(5, "no space left on device");
+        }
+        if !status.success() {
+            status.expect_error(50, "no space left on device");
+        }
+        outcomes.push((status.success(), added.success()));
+        // Once more, with what the ADD left.
+        let (status, again) = (plugin.status(&conf), plugin.add(&c, "eth0", &conf));
+        assert!(!status.success() || again.success() || added.success(), "{status}{again}");
+        plugin.del(&c, "eth0", &conf).expect_ok();
+        plugin.check(&c, "eth0", &conf).expect_error(999, "");
+        assert_eq!(leases(host), [""; 0]);
+        host.exec(format!("umount {parent}"));
+    }
+    assert!(outcomes.iter().all(|(status, added)| added >= status), "{outcomes:?}");
+    assert_eq!((outcomes.first(), outcomes.last()), (Some(&(false, false)), Some(&(true, true))));
 }
 
 fn a_read_only_disk_is_told(host: &Host) {

@@ -166,12 +166,13 @@ impl Records {
     /// # Errors
     /// Code 5: what stands in the way.
     pub fn verify_writable(path: &Path) -> Result<()> {
-        for folder in path.ancestors() {
+        // The record, and the folders that are missing.
+        for (files, folder) in (1..).zip(path.ancestors()) {
             // Above a relative path of one component is the working directory.
             let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
             match Dir::open(folder) {
                 Err(e) if e.is_not_found() => {}
-                opened => return opened.and_then(|dir| dir.check_writable()).map_err(stored),
+                opened => return opened.and_then(|dir| dir.check_room(files)).map_err(stored),
             }
         }
         Ok(())

@@ -435,7 +435,22 @@ impl Dir {
         }
     }
 
-    /// The same where every file has a name: as far as it can be told without
+    /// The same for this many files and directories together, as far as the file
+    /// system counts them.
+    ///
+    /// # Errors
+    /// As [`Dir::check_writable`].
+    pub fn check_room(&self, files: u32) -> Result<()> {
+        self.check_writable()?;
+        let error = |e| Error::errno("write in", &self.path, e);
+        let space = fstatvfs(&self.fd).map_err(error)?;
+        match space.files() > 0 && space.files_available() < files.into() {
+            true => Err(error(Errno::ENOSPC)),
+            false => Ok(()),
+        }
+    }
+
+    /// As [`Dir::check_writable`] where every file has a name: as far as it can be told without
     /// making one.
     fn seems_writable(&self) -> nix::Result<()> {
         let mode = AccessFlags::W_OK | AccessFlags::X_OK;

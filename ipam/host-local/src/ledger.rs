@@ -105,7 +105,11 @@ impl Ledger {
         match Dir::open(place.dir()) {
             // Where nothing can be, no ADD has ever left anything.
             Err(e) if e.is_not_found() || e.is_no_place() => Ok(None),
-            dir => Ledger::new(place, dir?).map(Some),
+            dir => match Ledger::new(place, dir?) {
+                // An ADD had room for the directory and for nothing in it.
+                Err(e) if e.is_full() && is_empty(&place.dir())? => Ok(None),
+                ledger => ledger.map(Some),
+            },
         }
     }
 
@@ -523,6 +527,15 @@ fn key_of(holder: &Holder) -> Option<u64> {
         }
         Holder::Nobody | Holder::Unknown(_) => None,
     }
+}
+
+fn is_empty(path: &std::path::Path) -> Result<bool> {
+    let mut empty = true;
+    Dir::open(path)?.each(|_, _| {
+        empty = false;
+        Ok::<_, Error>(())
+    })?;
+    Ok(empty)
 }
 
 #[cfg(test)]

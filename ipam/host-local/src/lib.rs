@@ -98,11 +98,11 @@ impl Plugin for HostLocal {
         let unavailable = |error: Error| error.with_code(Code::NOT_AVAILABLE);
         dns(&plan).map_err(unavailable)?;
         let Some(mut ledger) = Ledger::open(&plan.place).map_err(io).map_err(unavailable)? else {
-            return could_be_made(&plan.place.dir()).map_err(unavailable);
+            return could_be_made(&plan).map_err(unavailable);
         };
         let status = ledger
             .dir()
-            .check_writable()
+            .check_room(leases(&plan))
             .map_err(io)
             .and_then(|()| allocate::verify_free(&mut ledger, &plan));
         ledger.finish();
@@ -114,9 +114,20 @@ fn dns(plan: &Plan) -> Result<Dns> {
     plan.resolv_conf.as_deref().map_or_else(|| Ok(Dns::default()), resolv::read)
 }
 
-/// Could a directory be made at `path`, where there is none?
-fn could_be_made(path: &Path) -> Result<()> {
-    for place in path.ancestors() {
+/// Files and directories that come with the directory of a network: its lock, and an
+/// index of a file in two directories.
+const FIRST_FILES: u32 = 4;
+
+/// How many an attachment gets.
+fn leases(plan: &Plan) -> u32 {
+    u32::try_from(plan.sets.len()).unwrap_or(u32::MAX)
+}
+
+/// Could the network's directory be made, where there is none, with the first lease of
+/// each range set and the note of which was the last?
+fn could_be_made(plan: &Plan) -> Result<()> {
+    let files = FIRST_FILES.saturating_add(leases(plan).saturating_mul(2));
+    for (missing, place) in (0..).zip(plan.place.dir().ancestors()) {
         // The parent of a relative path of one component is here.
         let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
         match Dir::open(place) {
@@ -129,7 +140,7 @@ fn could_be_made(path: &Path) -> Result<()> {
             }
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(io(e)),
-            Ok(dir) => return dir.check_writable().map_err(io),
+            Ok(dir) => return dir.check_room(files.saturating_add(missing)).map_err(io),
         }
     }
     Ok(())
