@@ -40,6 +40,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Nft, Iptables, OurPlugins] an_earlier_add_when_a_command_is_gone,
         [Bridge, Nft, Iptables, OurPlugins] an_earlier_add_when_the_second_family_fails,
         [Bridge, Nft, Iptables, OurPlugins] an_earlier_add_when_a_port_of_ipv6_is_taken,
+        [Bridge, Nft, Iptables, OurPlugins] an_earlier_add_when_its_port_is_taken_meanwhile,
     });
     list
 }
@@ -332,4 +333,59 @@ fn an_earlier_add_when_a_port_of_ipv6_is_taken(host: &Host) {
     refused.expect_error(999, "container ctr-other");
     host.expect_unchanged(&before);
     pod.check(host, &conf).expect_ok();
+}
+
+/// While the second ADD is at work: it has left the port, and its IPv6 part fails.
+/// Neither our own plugin with nftables nor upstream's takes the lock of iptables.
+fn an_earlier_add_when_its_port_is_taken_meanwhile(host: &Host) {
+    const COMMAND: &str = "/etc/alternatives/ip6tables-restore";
+    let outside = host.outside();
+    install_iptables(host, "nft");
+    let (pod, conf) = mapped(host);
+    let other = Pod::new(host, "other");
+    let _server = other.container.echo_server(8080);
+    let taking = [on("192.0.2.1", tcp(18080, 8080))];
+    // By iptables it is what that makes of it, again.
+    pod.unmap(host, &conf).expect_ok();
+    other.map(host, &portmap("iptables", &taking)).expect_result();
+    let rules = host.exec("iptables-save -t nat");
+    let own = rules.lines().filter(|line| line.contains("CNI-DN-"));
+    let own = own.fold(String::new(), |text, line| text + line + "\n");
+    other.unmap(host, &portmap("iptables", &taking)).expect_ok();
+    host.write("/run/rules", format!("*nat\n{own}COMMIT\n"));
+    host.write("/run/conf", other.behind(&portmap("nftables", &taking)).to_string());
+    let plugins = testkit::plugins_folder();
+    let plugins = plugins.display();
+    let by_nftables = format!(
+        "env -i CNI_COMMAND=ADD CNI_CONTAINERID={} CNI_IFNAME=eth0 CNI_NETNS={} CNI_PATH={plugins} {plugins}/portmap </run/conf",
+        other.container.id(),
+        other.container.path().display(),
+    );
+    let real = std::fs::read_link(COMMAND).expect("a link").display().to_string();
+    for by in [by_nftables.as_str(), "iptables-nft-restore --noflush -w </run/rules"] {
+        pod.map(host, &conf).expect_result();
+        let script = format!(
+            "#!/bin/sh\ncat >/dev/null\n{by} >/run/taken 2>&1\necho not today >&2\nexit 1\n"
+        );
+        host.write("/run/refuses", script);
+        host.exec("chmod +x /run/refuses");
+        host.exec(format!("ln -sf /run/refuses {COMMAND}"));
+        let refused = pod.map(host, &portmap("iptables", &[tcp(18090, 8080)]));
+        host.exec(["ln", "-sf", &real, COMMAND]);
+        refused.expect_error(999, "not today");
+        refused.expect_error(999, "give a port back to an earlier ADD");
+        refused.expect_error(999, "container ctr-other");
+        // It is the other's, who can be reached there.
+        outside.tcp(at(HOST[0], 18080)).unwrap_or_else(|e| panic!("{by}: {e}: {refused}"));
+        // The rest is the pod's again, and nothing of the ADD that failed is there.
+        let rules = host.exec("iptables-save -t nat");
+        assert!(rules.contains("--dport 18081"), "{by}: {rules}");
+        assert!(rules.contains("-p udp -m udp --dport 18080"), "{by}: {rules}");
+        assert!(!rules.contains("18090"), "{by}: {rules}");
+        pod.check(host, &conf).expect_error(999, "18080");
+        other.unmap(host, &portmap("nftables", &taking)).expect_ok();
+        pod.unmap(host, &conf).expect_ok();
+        let rules = host.exec("iptables-save -t nat") + &host.exec("ip6tables-save -t nat");
+        assert!(!rules.contains("CNI-DN-"), "{by}: {rules}");
+    }
 }

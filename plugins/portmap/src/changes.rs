@@ -1,6 +1,6 @@
 //! What an ADD changes, and how that was, so that one that fails takes back its own
 //! changes and nothing else: an earlier ADD of the attachment may have mapped ports,
-//! which it leaves. Of one that found none of the attachment, all goes, as by DEL.
+//! which it leaves, unless somebody else has mapped them meanwhile. Of one that found none of the attachment, all goes, as by DEL.
 //!
 //! What was there is read when it is about to be changed, and only where something of
 //! the attachment is.
@@ -103,7 +103,7 @@ impl Step {
             Step::Nftables(Some(before)) => {
                 netfilter.remove(|socket, out| nftables::plan_back(socket, &before, claimant, out))
             }
-            Step::Iptables(family, kind, was, chains) => {
+            Step::Iptables(family, kind, mut was, chains) => {
                 let program = match kind {
                     Kind::Usual => netfilter.need_iptables(family).map_err(kernel)?,
                     Kind::Legacy => match netfilter.legacy(family, iptables::TABLE) {
@@ -111,12 +111,15 @@ impl Step {
                         None => return Ok(()),
                     },
                 };
+                let nft = netfilter.nft()?;
+                let mut taken = Vec::new();
                 let planned =
                     netfilter.update_to_remove(&program, iptables::TABLE, |now, batch| {
+                        taken = iptables::leave_out_taken(&mut was, now, &chains, claimant, nft)?;
                         iptables::plan_back(&was, now, &chains, batch);
                         Ok(())
                     });
-                planned.map_err(kernel)
+                Error::join(planned.map_err(kernel).err().into_iter().chain(taken).collect())
             }
         }
     }

@@ -34,7 +34,7 @@ use crate::changes::Kind;
 use crate::conf::{HostPort, Mapping, Masquerade, Target};
 use aside::chain_too_many;
 pub(crate) use aside::{legacy_in_the_way, move_legacy_aside, stand_aside};
-pub(crate) use back::plan_back;
+pub(crate) use back::{leave_out_taken, plan_back};
 use parse::Mapped;
 pub(crate) use remove::{Leaving, flows, plan, remove_legacy};
 

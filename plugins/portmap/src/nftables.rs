@@ -40,7 +40,7 @@ use layout::Layout;
 use linux::Family;
 use linux::nft::{Chain, Transaction};
 
-pub(crate) use aside::stand_aside;
+pub(crate) use aside::{conflict, stand_aside};
 pub(crate) use back::plan_back;
 pub(crate) use claim::{add, check, has_more};
 pub(crate) use release::{Leaving, plan};

@@ -1,8 +1,58 @@
-//! What a failed ADD changed in iptables, as it was before.
+//! What a failed ADD changed in iptables, as it was before; but for ports that
+//! somebody else has mapped meanwhile.
 
+use cni::Error;
 use linux::iptables::{Batch, Rule, Saved};
+use linux::nft::Socket;
 
-use super::DNAT;
+use super::{Adding, DNAT, parse};
+use crate::conf::{Mapping, Target};
+use crate::{Claimant, nftables};
+
+/// Takes from these chains, as they were, the ports that are another's by now, and
+/// says whose. A chain that leads nowhere then goes whole.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn leave_out_taken(
+    was: &mut Saved,
+    now: &Saved,
+    chains: &[String],
+    claimant: &Claimant,
+    nft: Option<&Socket>,
+) -> linux::Result<Vec<Error>> {
+    let mut taken = Vec::new();
+    for name in chains {
+        let mappings: Vec<(Mapping, Target)> = parse::mapped(was)
+            .filter(|there| there.chain == name)
+            .map(|there| (there.mapping, there.as_target()))
+            .collect();
+        let mut left = mappings.len();
+        for (mapping, target) in mappings {
+            let adding = Adding { saved: now, claimant, target: &target };
+            let conflict = match (adding.refuse_conflicts(), nft) {
+                (Err(conflict), _) => Some(conflict),
+                (Ok(()), Some(socket)) => nftables::conflict(socket, claimant, &target)?,
+                (Ok(()), None) => None,
+            };
+            let Some(conflict) = conflict else { continue };
+            taken.push(conflict.context("give a port back to an earlier ADD"));
+            let is_of_port = |rule: &Rule| parse::is_for(rule, &mapping.host);
+            was.chains
+                .iter_mut()
+                .filter(|chain| chain.name == *name)
+                .for_each(|chain| chain.rules.retain(|rule| !is_of_port(rule)));
+            left -= 1;
+        }
+        if left == 0 && !taken.is_empty() {
+            was.chains.retain(|chain| chain.name != *name);
+            for chain in was.chains.iter_mut().filter(|chain| chain.name == DNAT) {
+                chain.rules.retain(|rule| rule.target() != Some(name));
+            }
+        }
+    }
+    Ok(taken)
+}
 
 /// Plans that these chains are as they were, and are led to from where they were.
 /// What all attachments share stays.

@@ -7,7 +7,7 @@ use linux::nft::Protocol;
 use std::net::{IpAddr, SocketAddr};
 
 use super::DNAT;
-use crate::conf::{HostPort, Mapping};
+use crate::conf::{HostPort, Mapping, Target};
 use crate::place::Place;
 
 /// Who a chain belongs to, as its first rule says.
@@ -52,6 +52,18 @@ pub(super) struct Mapped<'a> {
     pub(super) target: IpAddr,
 }
 
+impl Mapped<'_> {
+    /// The same as if it were to be made, as far as that can be in somebody's way.
+    pub(super) fn as_target(&self) -> Target {
+        Target {
+            address: self.target.into(),
+            mappings: vec![self.mapping],
+            conditions: Vec::new(),
+            at_loopback: false,
+        }
+    }
+}
+
 /// Every mapping that a rule leads to.
 pub(super) fn mapped(saved: &Saved) -> impl Iterator<Item = Mapped<'_>> {
     let entries = saved.chain(DNAT).map(|dnat| dnat.rules.as_slice()).unwrap_or_default();
@@ -72,14 +84,22 @@ fn mapping(rule: &Rule) -> Option<(Mapping, IpAddr)> {
         return None;
     }
     let to: SocketAddr = after(rule, "--to-destination")?.parse().ok()?;
+    Some((Mapping { host: host_of(rule)?, container_port: to.port() }, to.ip()))
+}
+
+/// Whether a rule of an attachment's chain is about packets to a port of the host.
+pub(super) fn is_for(rule: &Rule, host: &HostPort) -> bool {
+    host_of(rule).as_ref() == Some(host)
+}
+
+fn host_of(rule: &Rule) -> Option<HostPort> {
     let address = match after(rule, "-d") {
         None => None,
         Some(text) => Some(text.parse::<IpNetwork>().ok()?.ip()),
     };
     let protocol: Protocol = after(rule, "-p")?.parse().ok()?;
     let port = after(rule, "--dport")?.parse().ok()?;
-    let host = HostPort { protocol, port, address };
-    Some((Mapping { host, container_port: to.port() }, to.ip()))
+    Some(HostPort { protocol, port, address })
 }
 
 fn after<'r>(rule: &'r Rule, option: &str) -> Option<&'r str> {

@@ -8,7 +8,22 @@ use linux::nft::{Socket, Transaction};
 use super::claim::Adding;
 use super::release::{self, Leaving};
 use crate::Claimant;
-use crate::conf::HostPort;
+use crate::conf::{HostPort, Target};
+
+/// Who else has a port that a target is to have, in the table as it is.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn conflict(
+    socket: &Socket,
+    claimant: &Claimant,
+    target: &Target,
+) -> Result<Option<Error>> {
+    let mut nothing = Transaction::new();
+    let mut adding = Adding::new(socket, claimant, target, &mut nothing);
+    adding.in_the_way()?;
+    Ok(adding.conflict)
+}
 
 /// Answers with what speaks against the mappings, or plans what has to go. Reads
 /// a message for each family where there is no such table.
