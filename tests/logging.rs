@@ -16,6 +16,10 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] each_verb_is_a_line,
         [Bridge] delegates_are_told_of_to_who_debugs,
         [Bridge] a_gc_tells_what_it_removed,
+        [Bridge, Nft, Iptables] chained_plugins_tell_what_they_made_and_removed,
+        [Bridge, Vrf] a_vrf_is_told_of,
+        [Bridge] flannel_tells_whom_it_called,
+        [Bridge, Nft] of_many_things_the_first_are_named,
         [] only_errors_when_only_errors_are_wanted,
         [] what_is_secret_is_not_written,
         [] a_log_that_cannot_be_written_stops_nothing,
@@ -125,6 +129,117 @@ fn a_gc_tells_what_it_removed(host: &Host) {
     let mut expected = vec!["10.1.0.2", "10.1.0.4", &ends[0], &ends[2]];
     expected.sort_unstable();
     assert_eq!(removed, expected);
+}
+
+/// What ADD, RESTORE, DEL, and GC after another ADD tell.
+#[track_caller]
+fn told(host: &Host, kind: &str, keys: Value) -> [String; 4] {
+    let container = host.container(&format!("of-{kind}"));
+    let name = format!("net-{kind}");
+    let under = bridge(host, json!({"name": name, "ipam": leased(&["10.1.0.0/24"])}));
+    let result = host.plugin("bridge").add(&container, "eth0", &under).expect_result();
+    let conf = with(&of_type(host, kind, keys), json!({"name": name}));
+    let conf = with_previous_result(&conf, &result);
+    let plugin = host.plugin(kind).env("CNI_LOG", LOG);
+    let text = |key: &str| {
+        let record = record();
+        let other = if key == "made" { "removed" } else { "made" };
+        assert_eq!((&record["code"], &record[other]), (&json!(0), &Value::Null), "{record:#}");
+        record[key].as_str().unwrap_or_default().to_owned()
+    };
+    plugin.add(&container, "eth0", &conf).expect_result();
+    let added = text("made");
+    plugin.send("RESTORE", &container, "eth0", conf.to_string().as_bytes()).expect_ok();
+    let restored = text("made");
+    plugin.del(&container, "eth0", &conf).expect_ok();
+    let deleted = text("removed");
+    plugin.del(&container, "eth0", &conf).expect_ok();
+    let again = text("removed");
+    assert_eq!(again, "", "a second DEL of {kind}");
+    plugin.add(&container, "eth0", &conf).expect_result();
+    text("made");
+    plugin.gc(&with(&conf, json!({"cni.dev/valid-attachments": []}))).expect_ok();
+    let swept = text("removed");
+    host.plugin(kind).del(&container, "eth0", &conf).expect_ok();
+    host.plugin("bridge").del(&container, "eth0", &under).expect_ok();
+    container.destroy();
+    [added, restored, deleted, swept]
+}
+
+fn chained_plugins_tell_what_they_made_and_removed(host: &Host) {
+    let mapping = |ip: &str| json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ip}]);
+    for (ip, name) in [("", "8080/tcp"), ("192.0.2.1", "192.0.2.1:8080/tcp")] {
+        let keys = json!({"backend": "nftables", "runtimeConfig": {"portMappings": mapping(ip)}});
+        let [added, restored, deleted, swept] = told(host, "portmap", keys);
+        assert_eq!([&*added, &restored, &deleted, &swept], [name, "", name, name]);
+        let keys = json!({"backend": "iptables", "runtimeConfig": {"portMappings": mapping(ip)}});
+        let [added, restored, deleted, swept] = told(host, "portmap", keys);
+        assert_eq!([&*added, &restored], [name, ""]);
+        for chain in [deleted, swept] {
+            assert!(chain.starts_with("CNI-DN-") && !chain.contains(' '), "{chain}");
+        }
+    }
+    let keys = json!({"mtu": 1400, "sysctl": {"net.ipv4.conf.eth0.proxy_arp": "1"}});
+    let [added, restored, deleted, swept] = told(host, "tuning", keys);
+    let name = "mtu net/ipv4/conf/eth0/proxy_arp";
+    assert_eq!([&*added, &restored, &deleted, &swept], [name, "", name, name]);
+    let [added, _, deleted, swept] = told(host, "sbr", json!({}));
+    assert!(added.starts_with("10.1.0."), "{added}");
+    assert_eq!([&deleted, &swept], [&added; 2]);
+    let keys = json!({"ingressRate": 1_000_000, "egressRate": 1_000_000});
+    let [added, _, deleted, _] = told(host, "bandwidth", keys);
+    let ifb = |text: &str| text.split(' ').find(|name| name.starts_with("bwp")).map(str::to_owned);
+    assert!(added.contains("veth") && ifb(&added).is_some(), "{added}");
+    assert_eq!(ifb(&deleted), ifb(&added));
+}
+
+fn a_vrf_is_told_of(host: &Host) {
+    let container = host.container("one");
+    let under = bridge(host, json!({"ipam": leased(&["10.1.0.0/24"])}));
+    let result = host.plugin("bridge").add(&container, "eth0", &under).expect_result();
+    let conf = with_previous_result(&of_type(host, "vrf", json!({"vrfname": "blue"})), &result);
+    let plugin = host.plugin("vrf").env("CNI_LOG", LOG);
+    plugin.add(&container, "eth0", &conf).expect_result();
+    assert_eq!(record()["made"], "blue");
+    plugin.del(&container, "eth0", &conf).expect_ok();
+    assert_eq!(record()["removed"], "blue");
+}
+
+fn flannel_tells_whom_it_called(host: &Host) {
+    let lease = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.17.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
+    host.write("/run/flannel/subnet.env", lease);
+    let container = host.container("one");
+    let conf = of_type(host, "flannel", json!({}));
+    let plugin = host.plugin("flannel").env("CNI_LOG", LOG);
+    plugin.add(&container, "eth0", &conf).expect_result();
+    let added = record();
+    assert_eq!((&added["made"], &added["result"]), (&json!("bridge"), &json!("10.1.17.2/24")));
+    plugin.del(&container, "eth0", &conf).expect_ok();
+    assert_eq!(record()["removed"], "10.1.17.2 bridge");
+    // What was taken back was not made.
+    plugin.add(&container, "eth0", &conf).expect_result();
+    record();
+    plugin.add(&container, "eth0", &conf).expect_error(999, "");
+    assert_eq!(record()["made"], Value::Null);
+}
+
+fn of_many_things_the_first_are_named(host: &Host) {
+    let container = host.container("one");
+    let under = bridge(host, json!({"ipam": fixed(&["10.1.0.2/24"])}));
+    let result = host.plugin("bridge").add(&container, "eth0", &under).expect_result();
+    let mappings: Vec<Value> = (8001..8101)
+        .map(|port| json!({"hostPort": port, "containerPort": 80, "protocol": "udp"}))
+        .collect();
+    let keys = json!({"backend": "nftables", "runtimeConfig": {"portMappings": mappings}});
+    let conf = with_previous_result(&of_type(host, "portmap", keys), &result);
+    let plugin = host.plugin("portmap").env("CNI_LOG", LOG);
+    plugin.add(&container, "eth0", &conf).expect_result();
+    let text = record()["made"].as_str().expect("a text").to_owned();
+    assert!(text.starts_with("8001/udp 8002/udp "), "{text}");
+    assert!(text.ends_with(" 8016/udp and 84 more"), "{text}");
+    plugin.del(&container, "eth0", &conf).expect_ok();
+    let text = record()["removed"].as_str().expect("a text").to_owned();
+    assert!(text.ends_with(" and 84 more") && text.len() < 300, "{text}");
 }
 
 fn delegates_are_told_of_to_who_debugs(host: &Host) {

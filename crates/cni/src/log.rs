@@ -27,6 +27,8 @@ const IDENTIFIER: &str = "oxcni";
 const MODE: u32 = 0o600;
 /// In bytes: what is kept of one text. An error may quote a whole document.
 const TEXT_LIMIT: usize = 4096;
+/// Of what a verb made or removed, the others are counted.
+const NAMES: usize = 16;
 
 /// Where records go, what stands in each of them, and which are written.
 #[derive(Debug)]
@@ -42,7 +44,8 @@ pub(crate) struct Log {
     trace: Option<Trace>,
     network: OnceLock<String>,
     result: OnceLock<String>,
-    removed: Mutex<String>,
+    made: Mutex<Things>,
+    removed: Mutex<Things>,
 }
 
 #[derive(Debug)]
@@ -97,6 +100,7 @@ impl Log {
             trace: Trace::parse(&text("TRACEPARENT")),
             network: OnceLock::new(),
             result: OnceLock::new(),
+            made: Mutex::default(),
             removed: Mutex::default(),
         }
     }
@@ -111,16 +115,14 @@ impl Log {
         let _ = self.result.set(addresses(success));
     }
 
+    /// ADD or RESTORE turned out to make these.
+    pub(crate) fn made(&self, things: impl IntoIterator<Item = impl fmt::Display>) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).extend(things);
+    }
+
     /// DEL or GC turned out to remove these.
-    pub(crate) fn removed(&self, things: &[impl fmt::Display]) {
-        let mut all = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
-        for thing in things {
-            if all.len() > TEXT_LIMIT {
-                return;
-            }
-            let space = if all.is_empty() { "" } else { " " };
-            all.push_str(&format!("{space}{thing}"));
-        }
+    pub(crate) fn removed(&self, things: impl IntoIterator<Item = impl fmt::Display>) {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner).extend(things);
     }
 
     /// Writes the record of the verb.
@@ -187,7 +189,11 @@ impl Log {
     /// these in capitals.
     fn fields(&self, done: &Done, each: &mut dyn FnMut(&str, &str)) {
         let network = self.network.get().map_or("", String::as_str);
-        let removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        let things =
+            |of: &Mutex<Things>| of.lock().unwrap_or_else(PoisonError::into_inner).to_string();
+        let removed = things(&self.removed);
+        // What failed took back what it had made.
+        let made = if done.code == 0 { things(&self.made) } else { String::new() };
         for (name, text) in [
             ("verb", done.verb),
             ("plugin", done.plugin),
@@ -197,6 +203,7 @@ impl Log {
             ("ifname", &self.ifname),
             ("netns", &self.netns),
             ("result", done.result),
+            ("made", &made),
             ("removed", &removed),
             ("error", &done.error),
             ("trace_id", self.trace.as_ref().map_or("", |trace| &trace.id)),
@@ -257,6 +264,34 @@ impl Log {
         field("cni_code", &done.code.to_string());
         field("cni_duration_us", &micros.to_string());
         record
+    }
+}
+
+/// What a verb made or removed: how many, and the first of them by name.
+#[derive(Debug, Default)]
+struct Things {
+    names: Vec<String>,
+    count: usize,
+}
+
+impl Things {
+    fn extend(&mut self, things: impl IntoIterator<Item = impl fmt::Display>) {
+        for thing in things {
+            self.count += 1;
+            if self.names.len() < NAMES {
+                self.names.push(thing.to_string());
+            }
+        }
+    }
+}
+
+impl fmt::Display for Things {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.names.join(" "))?;
+        match self.count - self.names.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }
 

@@ -176,8 +176,15 @@ impl Network {
         self.log
     }
 
-    /// For the log: a DEL or a GC has removed these.
-    pub fn removed(&self, things: &[impl fmt::Display]) {
+    /// For the log: an ADD or a RESTORE has made these, by names without spaces.
+    pub fn made(&self, things: impl IntoIterator<Item = impl fmt::Display>) {
+        if let Some(log) = self.log {
+            log.made(things);
+        }
+    }
+
+    /// The same of what a DEL or a GC has removed.
+    pub fn removed(&self, things: impl IntoIterator<Item = impl fmt::Display>) {
         if let Some(log) = self.log {
             log.removed(things);
         }

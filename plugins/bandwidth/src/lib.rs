@@ -54,6 +54,7 @@ impl Plugin for Bandwidth {
         let Some(plan) = Plan::of(&request.network)? else { return Ok(result) };
         let mut sandbox = Sandbox::open(request)?;
         let ifb = undo::scope(&mut sandbox, |sandbox, undo| shape(sandbox, undo, &plan))?;
+        request.network.made(ifb.iter().map(|ifb| &ifb.name));
         result.interfaces.extend(ifb);
         Ok(result)
     }
@@ -125,6 +126,7 @@ fn shape<'r>(
             bucket::remove(side.socket(sandbox)?, index)
         });
         bucket::add(socket, index, &limit.bucket(mtu), &what)?;
+        request.network.made([&place.name]);
     }
     let Some(limit) = coming else { return Ok(None) };
     let name = ifb::free_name(socket, request, &place)?;
@@ -181,6 +183,7 @@ fn restore(sandbox: &mut Sandbox, plan: &Plan, promised: &Success) -> Result<()>
     let (leaving, coming) = limits(plan, place.side);
     if let Some(limit) = leaving {
         bucket::ensure(socket, place.index, &limit, &place, &what)?;
+        request.network.made([&place.name]);
     }
     let Some(limit) = coming else { return Ok(()) };
     let ifb = match ifb::find(socket, request, Container::There(Some(&place)))?.pop() {
@@ -196,7 +199,9 @@ fn restore(sandbox: &mut Sandbox, plan: &Plan, promised: &Success) -> Result<()>
             ifb::create(socket, request, spec, &limit.bucket(place.mtu))?
         }
     };
-    redirect::ensure(socket, &place, ifb.index, &what)
+    redirect::ensure(socket, &place, ifb.index, &what)?;
+    request.network.made([&ifb.name]);
+    Ok(())
 }
 
 /// The limits as far as DEL and GC can know them: a bad edit hides them, and a
@@ -219,7 +224,8 @@ fn remove(sandbox: &mut Sandbox, plan: Option<&Plan>) -> Result<()> {
         let Ok(socket) = side.socket(sandbox) else { continue };
         let here = place.as_ref().filter(|place| place.side == side);
         let container = if is_there { Container::There(here) } else { Container::Gone };
-        let shaped = Shaped { socket, side, plan };
+        let network = &sandbox.request.network;
+        let shaped = Shaped { network, socket, side, plan };
         errors.extend(shaped.remove(sandbox.request, container).err());
     }
     Error::join(errors)
@@ -227,6 +233,7 @@ fn remove(sandbox: &mut Sandbox, plan: Option<&Plan>) -> Result<()> {
 
 /// A side on which something may be shaped, and how.
 struct Shaped<'s> {
+    network: &'s Network,
     socket: &'s Socket,
     side: Side,
     plan: Option<&'s Plan>,
@@ -269,7 +276,10 @@ impl Shaped<'_> {
                 Err(error) => errors.push(error),
             }
         }
-        errors.extend(ifb::remove(self.socket, ifb.index).err());
+        match ifb::remove(self.socket, ifb.index) {
+            Ok(()) => self.network.removed([&ifb.name]),
+            Err(error) => errors.push(error),
+        }
         Error::join(errors)
     }
 
@@ -296,7 +306,7 @@ fn sweep(host: &Socket, network: &Network, valid: &Attachments) -> Result<()> {
         .map(|(attachment, end)| (attachment, Place::new(Side::Host, end)))
         .collect();
     let plan = known_plan(network);
-    let shaped = Shaped { socket: host, side: Side::Host, plan: plan.as_ref() };
+    let shaped = Shaped { network, socket: host, side: Side::Host, plan: plan.as_ref() };
     let mut errors = Vec::new();
     for ifb in ifb::stale(host, network, valid)? {
         let end = ends.iter().find(|(attachment, _)| ifb::is_of(&ifb, network, attachment));

@@ -43,7 +43,7 @@ impl Plugin for Flannel {
         let to = Delegate::find(&delegated.network, config.kind())?;
         let states = States::create(&conf.data_dir)?;
         let before = states.before(request)?;
-        undo::scope(&mut (), |(), undo| {
+        let added = undo::scope(&mut (), |(), undo| {
             states.write(request, &config.bytes(), before)?;
             // What the attachment had before is not to be taken away.
             let forget = "forget the delegate's configuration";
@@ -62,7 +62,9 @@ impl Plugin for Flannel {
                     Err(failed) => error.with_details(format!("undo: {failed}")),
                 }
             })
-        })
+        })?;
+        request.network.made([config.kind()]);
+        Ok(added)
     }
 
     fn check(&self, request: &Request) -> Result<()> {
@@ -99,7 +101,10 @@ impl Plugin for Flannel {
         };
         let delegated = request.with_config(config.bytes())?;
         match Delegate::find(&delegated.network, config.kind()) {
-            Ok(to) => to.del(&delegated)?,
+            Ok(to) => {
+                to.del(&delegated)?;
+                request.network.removed([config.kind()]);
+            }
             // Without state there is no sign that it was ever called.
             Err(_) if lost => {}
             Err(error) => return Err(error),

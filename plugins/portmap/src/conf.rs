@@ -106,6 +106,16 @@ pub(crate) struct Target {
 }
 
 impl HostPort {
+    /// `80/tcp`, or `192.0.2.1:80/tcp`, for the log.
+    pub(crate) fn short(&self) -> String {
+        match self.address {
+            None => format!("{}/{}", self.port, self.protocol),
+            Some(address) => {
+                format!("{}/{}", std::net::SocketAddr::new(address, self.port), self.protocol)
+            }
+        }
+    }
+
     /// Whether a packet could be for both.
     pub(crate) fn overlaps(&self, other: &HostPort) -> bool {
         (self.protocol, self.port) == (other.protocol, other.port)

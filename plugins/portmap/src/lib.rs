@@ -62,6 +62,7 @@ impl Plugin for Portmap {
             loopback::allow(&host, &plan)?;
             flows::end_to_host(&host, &plan.hosts(), &plan.families())
         })?;
+        request.network.made(plan.hosts().iter().map(HostPort::short));
         Ok(result)
     }
 
@@ -86,6 +87,7 @@ impl Plugin for Portmap {
         map(&claimant, || Ok(()))?;
         let host = Socket::route().map_err(kernel)?;
         loopback::allow(&host, &plan)?;
+        request.network.made(plan.hosts().iter().map(HostPort::short));
         // Those that came while nothing led them to the container.
         flows::end_unmapped(&host, &plan.hosts(), &plan.families())
     }
@@ -195,7 +197,7 @@ fn remove(request: &Request, hosts: &[HostPort]) -> Result<()> {
         chains: iptables::chain_names(network, container_id, request.ifname.as_str()),
         owner: owner.key(),
     };
-    release(&elements, &chains)
+    release(&request.network, &elements, &chains)
 }
 
 /// Removes what is there of attachments to the network that are not valid.
@@ -207,10 +209,15 @@ fn sweep(network: &Network, valid: &Attachments) -> Result<()> {
         named == network.name().as_str() && !valid.has_container(container)
     };
     let elements = nftables::Leaving { belongs: &by_key, hosts: &[], container_id: None };
-    release(&elements, &iptables::Leaving::Invalid { by_key: &by_key, by_name: &by_name })
+    let chains = iptables::Leaving::Invalid { by_key: &by_key, by_name: &by_name };
+    release(network, &elements, &chains)
 }
 
-fn release(elements: &nftables::Leaving, chains: &iptables::Leaving) -> Result<()> {
+fn release(
+    network: &Network,
+    elements: &nftables::Leaving,
+    chains: &iptables::Leaving,
+) -> Result<()> {
     let netfilter = Netfilter::open()?;
     let (mut flows, mut chains_gone) = (Vec::new(), Vec::new());
     let mut of_chains = None;
@@ -222,11 +229,18 @@ fn release(elements: &nftables::Leaving, chains: &iptables::Leaving) -> Result<(
         }
         Ok(())
     });
+    if removed.is_ok() {
+        network.removed(flows.iter().map(|flow| flow.host.short()));
+        network.removed(chains_gone.iter().map(|(_, chain)| chain));
+    }
     let mut errors: Vec<Error> = removed.err().into_iter().collect();
     flows.extend(of_chains.unwrap_or_default());
     for outcome in iptables::remove_legacy(&netfilter, chains) {
         match outcome {
-            Ok(more) => flows.extend(more),
+            Ok(more) => {
+                network.removed(more.iter().map(|flow| flow.host.short()));
+                flows.extend(more);
+            }
             Err(e) => errors.push(e),
         }
     }

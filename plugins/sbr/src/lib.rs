@@ -30,6 +30,7 @@ use linux::rule::{self, Rule};
 use linux::{Family, Namespace, Socket, addr};
 use record::Record;
 use routing::{Routing, Unrecorded, Wanted};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -82,7 +83,8 @@ impl Plugin for Sbr {
         if let Some(namespace) = sandbox::namespace_if_there(request)?.or_else(recorded) {
             // A container that was started anew has nothing of the old one.
             let record = record.filter(|record| record.origin.is_of(&namespace));
-            remove(&namespace, record.as_ref(), Some(request), &Patience::default())?;
+            let rules = remove(&namespace, record.as_ref(), Some(request), &Patience::default())?;
+            request.network.removed(rules);
         }
         match (records, slot) {
             (Some(records), Some(slot)) => records.remove(&slot),
@@ -98,7 +100,7 @@ impl Plugin for Sbr {
         let sweep = |slot: &Slot| {
             let record = record::of(slot);
             if let Some(namespace) = record.as_ref().and_then(|record| record.origin.namespace()) {
-                remove(&namespace, record.as_ref(), None, &patience)?;
+                network.removed(remove(&namespace, record.as_ref(), None, &patience)?);
             }
             records.remove(slot)
         };
@@ -149,6 +151,7 @@ fn set_up(request: &Request, plan: &Plan, beginning: Beginning) -> Result<()> {
         }
     };
     let (wanted, rules) = Wanted::after_add(&seen, plan, link.index, earlier.as_ref());
+    let addresses: Vec<IpAddr> = rules.iter().map(|rule| rule.address).collect();
     undo::scope(&mut (), |(), undo| {
         let own_tables = plan.mode.has_own_tables();
         let routes = in_recorded_order(wanted.moved.clone(), earlier.as_ref());
@@ -160,7 +163,9 @@ fn set_up(request: &Request, plan: &Plan, beginning: Beginning) -> Result<()> {
         });
         let named = |e: Error| e.context(format!("route {} by source address", link.name));
         now.change_to(socket, &wanted).map_err(named)
-    })
+    })?;
+    request.network.made(addresses);
+    Ok(())
 }
 
 /// The kernel may list again in another order what nobody has changed.
@@ -207,13 +212,14 @@ fn verify_routing(now: &Routing, plan: &Plan, link: &Link, record: Option<&Recor
     }
 }
 
-/// DEL and GC: rules, tables and hints away, and the main table as it was.
+/// DEL and GC: rules, tables and hints away, and the main table as it was. Answers
+/// whose packets the rules were about.
 fn remove(
     namespace: &Namespace,
     record: Option<&Record>,
     request: Option<&Request>,
     patience: &Patience,
-) -> Result<()> {
+) -> Result<Vec<IpAddr>> {
     let _alone = patience.alone(Of::Container(namespace), "remove routes by source address");
     sandbox::inside(namespace, |socket| {
         let ifname = request.map(|request| request.ifname.as_str()).unwrap_or_default();
@@ -225,15 +231,17 @@ fn remove(
                 let known = unrecorded(socket, index, request)?;
                 (known.rules(&now), known.moved(&now))
             }
-            (None, None) => return Ok(()),
+            (None, None) => return Ok(Vec::new()),
         };
+        let addresses = rules.iter().filter_map(|rule| Some(rule.src?.ip())).collect();
         now.change_to(socket, &routing::without(&now, &rules, moved)).or_else(|error| {
             // A link that is down, or has lost its addresses, does not take its
             // routes back; it is about to go.
             notice(&format!("sbr: routes of the main table are not restored: {error}"));
             let now = Routing::read(socket, index)?;
             now.change_to(socket, &routing::without(&now, &rules, Vec::new()))
-        })
+        })?;
+        Ok(addresses)
     })
 }
 

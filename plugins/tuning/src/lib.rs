@@ -72,6 +72,7 @@ impl Plugin for Tuning {
                 None => Ok(()),
             }
         })?;
+        tell(&request.network, &plan);
         Ok(tuned(result, request, &plan))
     }
 
@@ -91,10 +92,11 @@ impl Plugin for Tuning {
         }
         // The backup stays that of the ADD: how it is now is what somebody did since.
         sysctl::write(&plan.sysctls)?;
-        match tuned_link(&socket, &plan, request)? {
-            Some(link) => Settings::wanted(&plan).apply(&socket, &link),
-            None => Ok(()),
+        if let Some(link) = tuned_link(&socket, &plan, request)? {
+            Settings::wanted(&plan).apply(&socket, &link)?;
         }
+        tell(&request.network, &plan);
+        Ok(())
     }
 
     fn del(&self, request: &Request) -> Result<()> {
@@ -106,14 +108,14 @@ impl Plugin for Tuning {
             return Ok(());
         }
         let namespace = sandbox::namespace_if_there(request)?;
-        put_back(&records, &slot, namespace, request.ifname.as_str())
+        put_back(&request.network, &records, &slot, namespace, request.ifname.as_str())
     }
 
     fn gc(&self, network: &Network) -> Result<()> {
         let Some(valid) = network.valid_attachments()? else { return Ok(()) };
         let Some(records) = Records::open(&conf::data_dir(network))? else { return Ok(()) };
         let lost = backup::invalid(&records, network.name(), &valid)?;
-        let put_back = |slot: &Slot| put_back(&records, slot, None, "").err();
+        let put_back = |slot: &Slot| put_back(network, &records, slot, None, "").err();
         Error::join(lost.iter().filter_map(put_back).collect())
     }
 
@@ -127,6 +129,12 @@ impl Plugin for Tuning {
         }
         Records::verify_writable(&conf::data_dir(network)).map_err(unavailable)
     }
+}
+
+/// For the log.
+fn tell(network: &Network, plan: &Plan) {
+    network.made(Settings::wanted(plan).keys());
+    network.made(plan.sysctls.iter().map(|sysctl| &sysctl.path));
 }
 
 /// An IPv6 address that the plugins before this one have promised is not to be taken
@@ -192,6 +200,7 @@ fn tuned(mut result: Success, request: &Request, plan: &Plan) -> Success {
 /// one given, or the one of the ADD; where neither is there, nothing is left to
 /// be put back.
 fn put_back(
+    network: &Network,
     records: &Records,
     slot: &Slot,
     namespace: Option<Namespace>,
@@ -208,6 +217,8 @@ fn put_back(
                 if let Err(error) = restore(socket, &backup, ifname) {
                     notice(&format!("tuning: not everything is as it was: {error}"));
                 }
+                network.removed(backup.settings.keys());
+                network.removed(backup.sysctl.iter().map(|(path, _)| path));
                 Ok(())
             })?;
         }

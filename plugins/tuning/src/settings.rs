@@ -45,6 +45,18 @@ impl Settings {
         }
     }
 
+    /// Which they are, as a configuration calls them.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &'static str> {
+        let keys = [
+            ("mac", self.mac.is_some()),
+            ("promisc", self.promisc.is_some()),
+            ("mtu", self.mtu.is_some()),
+            ("allmulti", self.all_multi.is_some()),
+            ("txQLen", self.tx_queue_len.is_some()),
+        ];
+        keys.into_iter().filter(|(_, is_set)| *is_set).map(|(key, _)| key)
+    }
+
     /// These, and of `later` what is not among them.
     pub(crate) fn or(self, later: Settings) -> Settings {
         Settings {

@@ -61,6 +61,7 @@ impl Plugin for Vrf {
             let vrf = device::ensure(&socket, undo, &plan)?;
             member::join(&socket, undo, &link, &vrf)
         })?;
+        request.network.made([&plan.name]);
         Ok(result)
     }
 
@@ -94,7 +95,9 @@ impl Plugin for Vrf {
             }
             verify_free(&socket, &link, request, &plan)?;
             member::join(&socket, undo, &link, &vrf)
-        })
+        })?;
+        request.network.made([&plan.name]);
+        Ok(())
     }
 
     fn del(&self, request: &Request) -> Result<()> {
@@ -109,7 +112,9 @@ impl Plugin for Vrf {
             Some(link) => member::leave(&socket, &link, &vrf),
             None => Ok(()),
         };
-        Error::all([left, device::remove_if_unused(&socket, &vrf.name)])
+        Error::all([left, device::remove_if_unused(&socket, &vrf.name)])?;
+        request.network.removed([&vrf.name]);
+        Ok(())
     }
 
     fn gc(&self, network: &Network) -> Result<()> {
