@@ -181,9 +181,12 @@ fn a_zone_that_is_not_there(host: &Host) {
     let _firewalld = Firewalld::start(host);
     let pod = Pod::new(host, "pod", 1);
     let before = host.snapshot();
-    let conf = firewall("firewalld", 1, &json!({"firewalldZone": "nowhere"}));
-    pod.add(host, &conf).expect_error(999, "zone nowhere");
-    host.expect_unchanged(&before);
+    for keys in [json!({}), json!({"denyCIDRs": ["198.51.100.0/24"]})] {
+        let mut conf = firewall("firewalld", 1, &keys);
+        conf["firewalldZone"] = "nowhere".into();
+        pod.add(host, &conf).expect_error(999, "zone nowhere");
+        host.expect_unchanged(&before);
+    }
     // An address in another zone.
     host.exec(["firewall-cmd", "--zone=internal", "--add-source", &of(&pod)[1]]);
     let conf = firewall("firewalld", 1, &json!({}));

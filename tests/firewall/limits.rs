@@ -12,6 +12,7 @@ use testkit::{
 use super::{OUTSIDE, Pod, bridge, firewall, outside, reaches, reaches_from};
 use crate::bridge::neighbours::link_local;
 use crate::chained::{at, version};
+use crate::masquerade::install_iptables;
 
 pub(super) fn list() -> Vec<Case> {
     let mut list = Vec::new();
@@ -36,6 +37,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Nft, OurPlugins] the_living_stay_limited_when_their_address_is_anothers,
         [Bridge, Nft, OurPlugins] other_limits_leave_nothing_of_those_before,
         [Bridge, Nft, Iptables, OurPlugins] a_closed_host_lets_through_what_is_not_denied,
+        [Bridge, Nft, Iptables, OurPlugins] they_are_undone_with_what_comes_after_them,
         [Bridge, Nft, OurPlugins] check_sees_what_is_missing,
         [Bridge, Nft, OurPlugins] the_table_of_the_version_before,
     });
@@ -530,6 +532,33 @@ fn check_sees_what_is_missing(host: &Host) {
 }
 
 #[track_caller]
+/// They are nf_tables', whoever lets the rest through; and that may fail.
+fn they_are_undone_with_what_comes_after_them(host: &Host) {
+    install_iptables(host, "nft");
+    let pod = Pod::new(host, "pod", 1);
+    let other = Pod::new(host, "other", 1);
+    let conf = |deny: &str| firewall("iptables", 1, &json!({"denyCIDRs": [deny]}));
+    // What all share comes with the first.
+    other.add(host, &conf("203.0.113.0/24")).expect_result();
+    let refuses = "#!/bin/sh\ncat >/dev/null; echo not today >&2; exit 1\n";
+    host.write("/run/refuses", refuses);
+    host.exec("chmod +x /run/refuses");
+    for name in ["iptables-restore", "ip6tables-restore"] {
+        let command = format!("/etc/alternatives/{name}");
+        let real = std::fs::read_link(&command).expect("a link").display().to_string();
+        host.exec(["ln", "-sf", "/run/refuses", &command]);
+        let before = host.snapshot();
+        for deny in ["198.51.100.0/24", "203.0.113.0/24"] {
+            pod.add(host, &conf(deny)).expect_error(999, "not today");
+            host.expect_unchanged(&before);
+        }
+        host.exec(["ln", "-sf", &real, &command]);
+    }
+    other.check(host, &conf("203.0.113.0/24")).expect_ok();
+    pod.add(host, &conf("198.51.100.0/24")).expect_result();
+    pod.check(host, &conf("198.51.100.0/24")).expect_ok();
+}
+
 fn restore(host: &Host, pod: &Pod, conf: &Value) {
     let text = with_previous_result(conf, &pod.result).to_string();
     host.plugin("firewall").send("RESTORE", &pod.container, "eth0", text.as_bytes()).expect_ok();
