@@ -179,6 +179,13 @@ fn chained_plugins_tell_what_they_made_and_removed(host: &Host) {
             assert!(chain.starts_with("CNI-DN-") && !chain.contains(' '), "{chain}");
         }
     }
+    for backend in ["nftables", "iptables"] {
+        let keys = json!({"backend": backend, "denyCIDRs": ["198.51.100.0/24"]});
+        let [added, restored, deleted, swept] = told(host, "firewall", keys);
+        assert!(added.starts_with("10.1.0."), "{added}");
+        assert_eq!(restored, "");
+        assert_eq!([&deleted, &swept], [&added; 2]);
+    }
     let keys = json!({"mtu": 1400, "sysctl": {"net.ipv4.conf.eth0.proxy_arp": "1"}});
     let [added, restored, deleted, swept] = told(host, "tuning", keys);
     let name = "mtu net/ipv4/conf/eth0/proxy_arp";

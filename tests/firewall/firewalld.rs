@@ -1,6 +1,7 @@
 //! firewalld, the real one, on a bus of the test's own.
 
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use testkit::{Case, Host, Netns as _, cases};
@@ -16,6 +17,8 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Nft, Firewalld, OurPlugins] a_zone_that_is_not_there,
         [Bridge, Nft, Firewalld, PeerPlugins, OurPlugins] upstreams_sources_are_removed,
         [Bridge, Nft, Firewalld, OurPlugins] firewalld_that_has_ended,
+        [Bridge, Nft, Firewalld, OurPlugins] firewalld_that_hangs_is_left_later,
+        [Bridge, Nft, Firewalld, OurPlugins] an_add_that_firewalld_does_not_answer,
     }
 }
 
@@ -236,4 +239,67 @@ fn firewalld_that_has_ended(host: &Host) {
     pod.del(host, &conf).expect_ok();
     pod.add(host, &conf).expect_error(999, "start firewalld");
     pod.add(host, &firewall("", 1, &json!({}))).expect_result();
+}
+
+impl Firewalld {
+    /// Stops it, or lets it go on.
+    fn signal(&self, host: &Host, signal: &str) {
+        let process = self.firewalld.as_ref().expect("it runs").0.id().to_string();
+        host.exec(["kill", signal, &process]);
+    }
+}
+
+/// How long a teardown may take that waits for firewalld 10 s in all, on a machine
+/// with other work.
+const BOUND: Duration = Duration::from_secs(20);
+
+/// What is known of a zone stays until it was left, so that a second DEL, or GC, does
+/// it; whatever the number of addresses, each waits once.
+fn firewalld_that_hangs_is_left_later(host: &Host) {
+    let firewalld = Firewalld::start(host);
+    let conf = firewall("", 1, &json!({"firewalldZone": "internal"}));
+    let other_zone = firewall("", 1, &json!({}));
+    let pods = ["by-del", "by-gc"].map(|name| Pod::new(host, name, 1));
+    for pod in &pods {
+        pod.add(host, &conf).expect_result();
+    }
+    let mut gc = conf.clone();
+    gc["cni.dev/valid-attachments"] = json!([]);
+    let gc = || host.plugin("firewall").gc(&gc);
+    let known = || host.exec("nft list ruleset").matches("zone: internal").count();
+    let before = known();
+    assert!(before >= 4, "{before}");
+    firewalld.signal(host, "-STOP");
+    for verb in ["DEL", "GC"] {
+        let started = Instant::now();
+        let outcome = if verb == "DEL" { pods[0].del(host, &conf) } else { gc() };
+        let took = started.elapsed();
+        outcome.expect_error(11, "from zone internal of firewalld");
+        assert!(took < BOUND, "{verb} took {took:?}");
+        assert_eq!(known(), before, "{verb}: {outcome}");
+    }
+    firewalld.signal(host, "-CONT");
+    // What the configuration says now is another zone.
+    pods[0].del(host, &other_zone).expect_ok();
+    host.wait_until("the zone is left", || sources(host, "internal").len() <= 2);
+    assert!(known() < before);
+    gc().expect_ok();
+    assert_eq!(sources(host, "internal"), Vec::<String>::new());
+    assert_eq!(known(), 0);
+}
+
+/// It fails within a bound, and DEL finds what firewalld did after all.
+fn an_add_that_firewalld_does_not_answer(host: &Host) {
+    let firewalld = Firewalld::start(host);
+    let pod = Pod::new(host, "pod", 1);
+    let conf = firewall("firewalld", 1, &json!({}));
+    firewalld.signal(host, "-STOP");
+    let started = Instant::now();
+    pod.add(host, &conf).expect_error(11, "addSource");
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(50), "{took:?}");
+    firewalld.signal(host, "-CONT");
+    pod.del(host, &conf).expect_ok();
+    assert_eq!(sources(host, "trusted"), Vec::<String>::new());
+    assert!(!host.exec("nft list ruleset").contains("cni_firewall"));
 }

@@ -8,7 +8,7 @@
 
 use std::io::{ErrorKind as IoErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
@@ -16,9 +16,6 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Where the system bus listens.
 pub const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
-
-/// How long an answer may take: what the reference library allows.
-const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 
 /// The longest message the specification allows is 128 MiB; answers to what is
 /// asked here have some hundred bytes.
@@ -89,16 +86,19 @@ pub enum Value {
 pub struct Connection {
     stream: UnixStream,
     serial: u32,
+    /// When all answers have to be there.
+    end: Instant,
 }
 
 impl Connection {
-    /// Connects to [`SYSTEM_BUS`] and introduces this process by its user.
+    /// Connects to [`SYSTEM_BUS`] and introduces this process by its user. All that is
+    /// asked of it may take `patience` together.
     ///
     /// # Errors
     ///
     /// [`is_not_found`](Error::is_not_found) when no bus listens there.
-    pub fn system() -> Result<Connection> {
-        Connection::open(SYSTEM_BUS)
+    pub fn system(patience: Duration) -> Result<Connection> {
+        Connection::open(SYSTEM_BUS, patience)
     }
 
     /// As [`Connection::system`], at another path.
@@ -106,18 +106,15 @@ impl Connection {
     /// # Errors
     ///
     /// [`is_not_found`](Error::is_not_found) when no bus listens there.
-    pub fn open(path: &str) -> Result<Connection> {
+    pub fn open(path: &str, patience: Duration) -> Result<Connection> {
         let operation = || format!("connect to message bus {path}");
+        let end = Instant::now() + patience;
         let stream = UnixStream::connect(path).map_err(|error| {
             let nobody = error.kind() == IoErrorKind::ConnectionRefused;
             let error = Error::from_io(operation(), &error);
             if nobody { error.of_kind(ErrorKind::NotFound) } else { error }
         })?;
-        let limited = stream
-            .set_read_timeout(Some(ANSWER_LIMIT))
-            .and_then(|()| stream.set_write_timeout(Some(ANSWER_LIMIT)));
-        limited.map_err(|error| Error::from_io(operation(), &error))?;
-        let mut connection = Connection { stream, serial: 0 };
+        let mut connection = Connection { stream, serial: 0, end };
         connection.authenticate().map_err(|error| error.operation(operation()))?;
         match connection.call(&Method { member: "Hello", ..BUS }, &[])? {
             Answer::Returned(_) => Ok(connection),
@@ -152,7 +149,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The bus went away, or answered nothing within 25 seconds
+    /// The bus went away, or the patience is at its end
     /// ([`is_timed_out`](Error::is_timed_out)).
     pub fn call(&mut self, method: &Method, arguments: &[&str]) -> Result<Answer> {
         let operation = || format!("call {} of {}", method.member, method.destination);
@@ -204,18 +201,37 @@ impl Connection {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.write_all(bytes).map_err(|error| in_time(&error))
+        let left = self.left()?;
+        let written =
+            self.stream.set_write_timeout(Some(left)).and_then(|()| self.stream.write_all(bytes));
+        written.map_err(|error| in_time(&error))
     }
 
     fn read(&mut self, bytes: &mut [u8]) -> Result<()> {
-        self.stream.read_exact(bytes).map_err(|error| in_time(&error))
+        let mut filled = 0;
+        while filled < bytes.len() {
+            let left = self.left()?;
+            let limited = self.stream.set_read_timeout(Some(left));
+            match limited.and_then(|()| self.stream.read(&mut bytes[filled..])) {
+                Ok(0) => return Err(Error::protocol("", "the bus closed the connection")),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == IoErrorKind::Interrupted => {}
+                Err(error) => return Err(in_time(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the patience; never zero, which would be without a limit.
+    fn left(&self) -> Result<Duration> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(Error::timed_out("")) } else { Ok(left) }
     }
 }
 
 fn in_time(error: &std::io::Error) -> Error {
     match error.kind() {
         IoErrorKind::WouldBlock | IoErrorKind::TimedOut => Error::timed_out(""),
-        IoErrorKind::UnexpectedEof => Error::protocol("", "the bus closed the connection"),
         _ => Error::from_io("", error),
     }
 }
@@ -419,9 +435,39 @@ mod tests {
 
     #[test]
     fn a_bus_that_is_not_there() {
-        let error = Connection::open("/run/no-such-bus").expect_err("nobody listens");
+        let error = Connection::open("/run/no-such-bus", Duration::from_secs(9))
+            .expect_err("nobody listens");
         assert!(error.is_not_found(), "{error}");
         assert!(error.to_string().starts_with("connect to message bus /run/no-such-bus: "));
+    }
+
+    /// One that says nothing, and one that says a little again and again.
+    #[test]
+    fn a_bus_that_never_answers_is_waited_for_once() {
+        for says in ["", "O"] {
+            let folder = std::env::temp_dir();
+            let path = folder.join(format!("silent-bus-{}-{}", std::process::id(), says.len()));
+            let path = path.to_str().expect("a plain name");
+            let listener = std::os::unix::net::UnixListener::bind(path).expect("a new name");
+            let bus = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("somebody comes");
+                let mut heard = [0; 1 << 10];
+                let pace = Duration::from_millis(20);
+                stream.set_read_timeout(Some(pace)).expect("not zero");
+                // Until the other end has given up.
+                while stream.read(&mut heard).map_or(true, |read| read > 0) {
+                    if stream.write_all(says.as_bytes()).is_err() {
+                        break;
+                    }
+                }
+            });
+            let started = Instant::now();
+            let error = Connection::open(path, Duration::from_millis(300)).expect_err("no answer");
+            assert!(error.is_timed_out(), "{error}");
+            assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+            bus.join().expect("it ends with the connection");
+            std::fs::remove_file(path).expect("it is ours");
+        }
     }
 
     proptest! {

@@ -8,6 +8,14 @@ use cni::{Error, Result};
 use linux::IpNetwork;
 use linux::dbus::{Answer, Connection, Method, Value};
 use std::net::IpAddr;
+use std::time::Duration;
+
+/// How long an ADD, CHECK or STATUS waits for all that it asks: what the reference
+/// library of D-Bus allows for one answer. While firewalld reloads it gives none.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
+
+/// The same of DEL, GC and the undo of an ADD, which leave the rest to the next one.
+pub(crate) const PATIENCE_TO_LEAVE: Duration = Duration::from_secs(10);
 
 const SERVICE: &str = "org.fedoraproject.FirewallD1";
 
@@ -19,21 +27,24 @@ const NOT_THERE: [&str; 4] = ["UNKNOWN_SOURCE", "NOT_ENABLED", "INVALID_ZONE", "
 /// A firewalld that runs.
 pub(crate) struct Firewalld {
     bus: Connection,
+    /// It gave no answer once, and would be waited for in vain.
+    is_lost: bool,
 }
 
 impl Firewalld {
-    /// `None` when none runs, or there is no system bus.
+    /// `None` when none runs, or there is no system bus. All that is asked of it may
+    /// take `patience` together.
     ///
     /// # Errors
     /// The bus is there and does not answer.
-    pub(crate) fn find() -> Result<Option<Firewalld>> {
-        let mut bus = match Connection::system() {
+    pub(crate) fn find(patience: Duration) -> Result<Option<Firewalld>> {
+        let mut bus = match Connection::system(patience) {
             Ok(bus) => bus,
             Err(e) if e.is_not_found() => return Ok(None),
             Err(e) => return Err(kernel(e)),
         };
         let runs = bus.has_owner(SERVICE).map_err(kernel)?;
-        Ok(runs.then_some(Firewalld { bus }))
+        Ok(runs.then_some(Firewalld { bus, is_lost: false }))
     }
 
     /// One that must run.
@@ -41,7 +52,7 @@ impl Firewalld {
     /// # Errors
     /// It does not.
     pub(crate) fn need() -> Result<Firewalld> {
-        Firewalld::find()?.ok_or_else(|| {
+        Firewalld::find(PATIENCE)?.ok_or_else(|| {
             Error::internal(format!(
                 "use firewalld: nobody is {SERVICE} on the system bus: start firewalld, or let the configuration use another backend"
             ))
@@ -84,24 +95,25 @@ impl Firewalld {
         Ok(())
     }
 
-    /// Takes the addresses out of a zone; those that are not in it are no error.
+    /// Takes an address out of a zone; one that is not in it is no error.
     ///
     /// # Errors
-    /// What firewalld refused, after the others were tried.
-    pub(crate) fn remove(&mut self, zone: &str, addresses: &[IpAddr]) -> Result<()> {
-        let mut errors = Vec::new();
-        for address in addresses {
-            match self.call("removeSource", zone, *address) {
-                Ok(Answer::Refused { text, .. }) if !begins(&text, &NOT_THERE) => {
-                    errors.push(Error::internal(format!(
-                        "remove {address} from zone {zone} of firewalld: {text}"
-                    )));
-                }
-                Ok(_) => {}
-                Err(e) => errors.push(e),
+    /// What firewalld refused, or that it does not answer.
+    pub(crate) fn remove(&mut self, zone: &str, address: IpAddr) -> Result<()> {
+        match self.call("removeSource", zone, address) {
+            Ok(Answer::Refused { text, .. }) if !begins(&text, &NOT_THERE) => Err(Error::internal(
+                format!("remove {address} from zone {zone} of firewalld: {text}"),
+            )),
+            Ok(_) => Ok(()),
+            Err(error) => {
+                Err(error.context(format_args!("remove {address} from zone {zone} of firewalld")))
             }
         }
-        Error::join(errors)
+    }
+
+    /// Whether it gave no answer.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     fn call(&mut self, member: &str, zone: &str, address: IpAddr) -> Result<Answer> {
@@ -112,7 +124,9 @@ impl Firewalld {
             member,
         };
         let source = IpNetwork::from(address).to_string();
-        self.bus.call(&method, &[zone, &source]).map_err(kernel)
+        let answer = self.bus.call(&method, &[zone, &source]);
+        self.is_lost |= answer.is_err();
+        answer.map_err(kernel)
     }
 }
 

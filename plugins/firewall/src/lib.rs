@@ -23,17 +23,20 @@ mod conf;
 mod firewalld;
 mod iptables;
 mod nftables;
+mod zones;
 
 use attach::backend::{Backend, FAMILIES, Netfilter};
 use attach::chained::{self, Owner, Owners};
 use attach::{kernel, undo, verify};
 use cni::{Attachments, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::{Hints, Named, Plan, Settings};
-use firewalld::Firewalld;
+use firewalld::{Firewalld, PATIENCE};
 use linux::nft::{Chain, Policy, Socket, Table};
 use linux::{Family, iptables as tables};
-use nftables::{Claimant, Parted};
+use nftables::{Claimant, Container, Parted};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use zones::Zones;
 
 /// The plugin.
 pub struct Firewall;
@@ -68,6 +71,7 @@ impl Plugin for Firewall {
                 None => Ok(()),
             }
         })?;
+        request.network.made(&plan.addresses);
         Ok(result)
     }
 
@@ -92,10 +96,10 @@ impl Plugin for Firewall {
                 Backend::Iptables => Ok(()),
             }
         })?;
-        match &mut way.firewalld {
-            Some(firewalld) => firewalld.check(&plan.zone, &plan.addresses),
-            None => Ok(()),
+        if let Some(firewalld) = &mut way.firewalld {
+            firewalld.check(&plan.zone, &plan.addresses)?;
         }
+        Ok(())
     }
 
     fn restore(&self, request: &Request) -> Result<()> {
@@ -140,7 +144,7 @@ fn find_firewalld(named: Option<Named>) -> Result<Option<Firewalld>> {
     match named {
         Some(Named::Firewalld) => Firewalld::need().map(Some),
         Some(Named::Rules(_)) => Ok(None),
-        None => Firewalld::find(),
+        None => Firewalld::find(PATIENCE),
     }
 }
 
@@ -274,59 +278,62 @@ fn verify_open(netfilter: &Netfilter, families: &[Family]) -> Result<()> {
 fn remove(request: &Request) -> Result<()> {
     let owner = Owner::of(request);
     let hints = Hints::of(request);
-    release(&|key| key == owner.key(), Some(&hints))
+    release(&request.network, &|key| key == owner.key(), Some(&hints))
 }
 
 /// Removes what is there of attachments to the network that are not valid.
 fn sweep(network: &Network, valid: &Attachments) -> Result<()> {
     let owners = Owners::new(network.name(), valid);
-    release(&|key| owners.lack(key), None)
+    release(network, &|key| owners.lack(key), None)
 }
 
-fn release(belongs: &dyn Fn(&str) -> bool, hints: Option<&Hints>) -> Result<()> {
+fn release(network: &Network, belongs: &dyn Fn(&str) -> bool, hints: Option<&Hints>) -> Result<()> {
     let netfilter = Netfilter::open()?;
+    let zones = Zones::default();
+    let leaves = |container: &Container| {
+        container.zone.as_deref().is_none_or(|zone| zones.leave(zone, container.address))
+    };
     let mut errors = Vec::new();
     let mut parted = Parted::default();
     let unrecorded: Vec<IpAddr> = hints.map(|hints| hints.addresses.clone()).unwrap_or_default();
     let removed = netfilter.remove(|socket, out| {
-        let leaving = nftables::Leaving { belongs, asked: &unrecorded };
+        let leaving = nftables::Leaving { belongs, leaves: &leaves, asked: &unrecorded };
         parted = nftables::plan(socket, &leaving, out)?;
         Ok(())
     });
+    let mut named = BTreeSet::new();
+    if removed.is_ok() {
+        named.extend(parted.going.iter().map(|container| container.address));
+    }
     errors.extend(removed.err());
     let Parted { going: mut gone, others } = parted;
     let leaving = iptables::Leaving {
         belongs,
+        leaves: &leaves,
         addresses: &unrecorded,
         bridge: hints.and_then(|hints| hints.bridge.as_deref()),
     };
     for outcome in iptables::remove(&netfilter, &leaving) {
         match outcome {
-            Ok(more) => gone.extend(more),
+            Ok(more) => {
+                named.extend(more.iter().map(|container| container.address));
+                gone.extend(more);
+            }
             Err(e) => errors.push(e),
         }
     }
-    let mut zones: Vec<(String, IpAddr)> =
-        gone.iter().filter_map(|c| Some((c.zone.clone()?, c.address))).collect();
+    network.removed(named);
     if let Some(hints) = hints
         && gone.is_empty()
+        && zones.is_untouched()
         && hints.firewalld
     {
         // An address that another attachment has by now stays.
         let free = |address: &&IpAddr| !others.contains(*address);
-        let addresses = unrecorded.iter().filter(free);
-        zones.extend(addresses.map(|address| (hints.zone.clone(), *address)));
+        for address in unrecorded.iter().filter(free) {
+            zones.leave(&hints.zone, *address);
+        }
     }
-    errors.extend(leave_zones(&zones).err());
+    errors.extend(zones.into_errors());
     Error::join(errors)
-}
-
-/// Where no firewalld runs, there are no zones to leave.
-fn leave_zones(zones: &[(String, IpAddr)]) -> Result<()> {
-    if zones.is_empty() {
-        return Ok(());
-    }
-    let Some(mut firewalld) = Firewalld::find()? else { return Ok(()) };
-    let leave = |(zone, address): &(String, IpAddr)| firewalld.remove(zone, &[*address]).err();
-    Error::join(zones.iter().filter_map(leave).collect())
 }

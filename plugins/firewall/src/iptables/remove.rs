@@ -21,6 +21,8 @@ use crate::nftables::Container;
 pub(crate) struct Leaving<'a> {
     /// By the key of the owner.
     pub(crate) belongs: &'a dyn Fn(&str) -> bool,
+    /// Whether one of theirs may go.
+    pub(crate) leaves: &'a dyn Fn(&Container) -> bool,
     /// Addresses of an attachment that nobody recorded: upstream's.
     pub(crate) addresses: &'a [IpAddr],
     /// The bridge of such an attachment.
@@ -83,8 +85,9 @@ pub(super) fn plan(
     leaving: &Leaving,
     batch: &mut Batch,
 ) -> Vec<Container> {
-    let (going, staying): (Vec<_>, Vec<_>) =
-        recorded(saved).into_iter().partition(|(_, c)| (leaving.belongs)(&c.owner));
+    let (going, staying): (Vec<_>, Vec<_>) = recorded(saved)
+        .into_iter()
+        .partition(|(_, c)| (leaving.belongs)(&c.owner) && (leaving.leaves)(c));
     let is_recorded = |address: IpAddr| staying.iter().any(|(_, c)| c.address == address);
     let unrecorded = leaving.addresses.iter().copied().filter(|a| Family::of(*a) == family);
     let addresses: Vec<IpAddr> = unique(going.iter().map(|(_, c)| c.address).chain(unrecorded));

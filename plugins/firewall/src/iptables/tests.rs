@@ -120,8 +120,12 @@ fn what_a_stranger_may_need_stays() {
         }
     };
     let batch_of = |saved: &Saved| {
-        let leaving =
-            remove::Leaving { belongs: &|key| key == owner.key(), addresses: &[], bridge: None };
+        let leaving = remove::Leaving {
+            belongs: &|key| key == owner.key(),
+            leaves: &|_| true,
+            addresses: &[],
+            bridge: None,
+        };
         let mut batch = Batch::new(TABLE);
         let gone = remove::plan(saved, Family::V4, &leaving, &mut batch);
         assert_eq!(gone.len(), 1);

@@ -22,6 +22,8 @@ pub(crate) struct Parted {
 pub(crate) struct Leaving<'a> {
     /// By the key of the owner.
     pub(crate) belongs: &'a dyn Fn(&str) -> bool,
+    /// Whether an address of theirs goes as well: its zone was left.
+    pub(crate) leaves: &'a dyn Fn(&Container) -> bool,
     /// Addresses that somebody else may have by now.
     pub(crate) asked: &'a [IpAddr],
 }
@@ -80,24 +82,33 @@ pub(crate) fn plan(socket: &Socket, leaving: &Leaving, out: &mut Transaction) ->
     let belongs = leaving.belongs;
     let (bridges, others) = (RefCell::new(Bridges::default()), RefCell::new(Vec::new()));
     let serves_others = Cell::new(false);
-    let going = containers(socket, &layout, |container| {
-        let goes = belongs(&container.owner);
-        bridges.borrow_mut().note(&container, !goes);
-        if !goes {
-            serves_others.set(true);
-            let address = leaving.asked.iter().find(|asked| **asked == container.address);
-            others.borrow_mut().extend(address);
+    let note_staying = |container: &Container| {
+        bridges.borrow_mut().note(container, true);
+        serves_others.set(true);
+        let address = leaving.asked.iter().find(|asked| **asked == container.address);
+        others.borrow_mut().extend(address);
+    };
+    let meant = containers(socket, &layout, |container| {
+        if belongs(&container.owner) {
+            bridges.borrow_mut().note(&container, false);
+            return Some(container);
         }
-        goes.then_some(container)
+        note_staying(&container);
+        None
     })?;
-    let (bridges, others) = (bridges.into_inner(), others.into_inner());
+    // Only now: firewalld changes rules, too, which would interrupt the reading.
+    let (going, kept): (Vec<Container>, Vec<Container>) =
+        meant.into_iter().partition(|container| (leaving.leaves)(container));
+    kept.iter().for_each(note_staying);
+    let goes = |owner: &str| belongs(owner) && !kept.iter().any(|c| c.owner == owner);
     let mut egress = Egress::default();
     egress.part(socket, &layout.egress_mac, |element| {
         let owner = owner_of(element);
-        let goes = owner.is_some_and(belongs);
+        let goes = owner.is_some_and(goes);
         serves_others.set(serves_others.get() || owner.is_some() && !goes);
         goes
     })?;
+    let (bridges, others) = (bridges.into_inner(), others.into_inner());
     if going.is_empty() && egress.going.iter().all(|(_, macs)| macs.is_empty()) {
         return Ok(Parted { going, others });
     }
