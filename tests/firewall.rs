@@ -1,6 +1,7 @@
 //! firewall: who may reach whom, with each backend, and what is left afterwards.
 
 mod beside;
+mod both;
 mod firewalld;
 mod limits;
 mod teardown;
@@ -18,6 +19,7 @@ pub(crate) fn list() -> Vec<Case> {
     let mut list = traffic::list();
     list.extend(teardown::list());
     list.extend(beside::list());
+    list.extend(both::list());
     list.extend(firewalld::list());
     list.extend(limits::list());
     testkit::on_every_kernel(&mut list, &EVERY_KERNEL);
@@ -99,6 +101,14 @@ impl Pod {
 
     fn check(&self, host: &Host, conf: &Value) -> testkit::Outcome {
         host.plugin("firewall").check(&self.container, "eth0", &self.conf(conf))
+    }
+
+    #[track_caller]
+    fn restore(&self, host: &Host, conf: &Value) {
+        let text = self.conf(conf).to_string();
+        let plugin = host.plugin("firewall");
+        plugin.send("RESTORE", &self.container, "eth0", text.as_bytes()).expect_ok();
+        self.check(host, conf).expect_ok();
     }
 
     fn del(&self, host: &Host, conf: &Value) -> testkit::Outcome {

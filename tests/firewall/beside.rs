@@ -50,7 +50,7 @@ fn upstreams_rules_are_checked_and_removed(host: &Host) {
             host.plugin("bridge").del(&beside.container, "eth0", &bridge(1)).expect_ok();
             beside.container.destroy();
             host.exec(["sh", "-c", WITHOUT_A_RULE]);
-            check(&default).expect_error(999, "is missing in chain CNI-FORWARD");
+            check(&default).expect_error(999, "check firewall rules");
             check(&conf).expect_error(999, "is missing in chain CNI-FORWARD");
             host.plugin("firewall").del(&pod.container, "eth0", theirs).expect_ok();
         }
@@ -127,22 +127,27 @@ fn chains_are_shared_with_upstream(host: &Host) {
 }
 
 #[track_caller]
-fn expect_made_by(host: &Host, pod: &Pod, conf: &Value, backend: &str) {
+fn expect_made_by(host: &Host, pod: &Pod, conf: &Value, backends: &[&str]) {
     pod.add(host, conf).expect_result();
     pod.check(host, conf).expect_ok();
-    let rules = host.exec("nft list ruleset");
-    assert_eq!(rules.contains("cni_firewall"), backend == "nftables", "{rules}");
+    let address = pod.address(0);
+    for (backend, rules) in [
+        ("nftables", host.exec("nft list table inet cni_firewall")),
+        ("iptables", host.exec("iptables-save -t filter")),
+    ] {
+        assert_eq!(rules.contains(&address), backends.contains(&backend), "{backend}: {rules}");
+    }
     pod.del(host, conf).expect_ok();
 }
 
 fn the_default_where_iptables_has_no_say(host: &Host) {
     let pod = Pod::new(host, "pod", 1);
     let conf = firewall("", 1, &json!({}));
-    expect_made_by(host, &pod, &conf, "nftables");
+    expect_made_by(host, &pod, &conf, &["nftables"]);
     // In use, but for other things.
     host.exec("iptables -w -t nat -A POSTROUTING -s 172.30.0.0/16 -j MASQUERADE");
     host.exec("iptables -w -A INPUT -p tcp --dport 22 -j ACCEPT");
-    expect_made_by(host, &pod, &conf, "nftables");
+    expect_made_by(host, &pod, &conf, &["nftables"]);
 }
 
 fn the_default_where_iptables_may_drop(host: &Host) {
@@ -168,7 +173,7 @@ fn the_default_where_iptables_may_drop(host: &Host) {
         }
         let _ = host.try_exec(open);
     }
-    expect_made_by(host, &pod, &conf, "nftables");
+    expect_made_by(host, &pod, &conf, &["nftables"]);
 }
 
 /// As Docker and ufw do when they start.
@@ -186,11 +191,8 @@ fn a_host_that_closes_later_is_noticed(host: &Host) {
     let to = at(OUTSIDE[0], 7000);
     assert!(!reaches(&pod.container, to));
     pod.check(host, &conf).expect_error(999, "FORWARD in table ip filter of iptables");
-    let text = pod.conf(&conf).to_string();
-    let restored = host.plugin("firewall").send("RESTORE", &pod.container, "eth0", text.as_bytes());
-    restored.expect_ok();
+    pod.restore(host, &conf);
     pod.container.udp(to).expect("let through");
-    pod.check(host, &conf).expect_ok();
     pod.del(host, &conf).expect_ok();
     host.expect_unchanged_but(&before, &super::STAYS);
     let rules = host.exec("nft list ruleset");
@@ -202,9 +204,9 @@ fn the_default_beside_legacy_rules(host: &Host) {
     install_iptables(host, "legacy");
     let pod = Pod::new(host, "pod", 1);
     let conf = firewall("", 1, &json!({}));
-    expect_made_by(host, &pod, &conf, "nftables");
+    expect_made_by(host, &pod, &conf, &["nftables"]);
     host.exec("iptables-legacy -w -A FORWARD -d 192.0.2.77 -j DROP");
-    expect_made_by(host, &pod, &conf, "iptables");
+    expect_made_by(host, &pod, &conf, &chained::BACKENDS);
     assert!(!host.exec("iptables-legacy-save").contains("10.1.0.2"));
 }
 

@@ -11,7 +11,7 @@
 //! | set and map elements | host, nf_tables | table `cni_firewall`; address or hardware address; the owner in the comment | [`nftables::add`] | DEL, GC | no |
 //! | a bridge's elements, chains of denied destinations | host, nf_tables | the bridge's name, `egress_H` | [`nftables::add`] | the DEL or GC after which nobody needs them | yes |
 //! | table, chains | host, nf_tables | table `cni_firewall` | [`nftables::add`] | the last DEL or GC, if the administrator's chain is empty | yes |
-//! | or: rules | host, iptables | the address; the owner in a rule's comment | [`iptables::add`] | DEL, GC | no |
+//! | also, or instead: rules | host, iptables | the address; the owner in a rule's comment | [`iptables::add`] | DEL, GC | no |
 //! | a bridge's rules | host, iptables | `CNI-ISOLATION-STAGE-..` | [`iptables::add`] | the DEL or GC after which nobody needs them | yes |
 //! | chains, jumps to them | host, iptables | `CNI-FORWARD`, `CNI-ADMIN` | [`iptables::add`] | stay | yes |
 //! | sources of a zone | firewalld | the address | [`firewalld`] | DEL, GC | no |
@@ -65,7 +65,7 @@ impl Plugin for Firewall {
         undo::scope(&mut (), |(), undo| {
             undo.push("remove the firewall rules", |()| remove(request));
             let claimant = way.claimant(&plan, &owner, request);
-            way.rules.add(&netfilter, &claimant)?;
+            way.tables.add(&netfilter, &claimant)?;
             match &mut way.firewalld {
                 Some(firewalld) => firewalld.add(&plan.zone, &plan.addresses),
                 None => Ok(()),
@@ -85,15 +85,20 @@ impl Plugin for Firewall {
         let mut way = Way::choose(&netfilter, &plan)?;
         let owner = Owner::of(request);
         let claimant = way.claimant(&plan, &owner, request);
-        let other = way.rules.other();
-        way.rules.check(&netfilter, &claimant).or_else(|error| {
+        way.tables.check(&netfilter, &claimant).or_else(|error| {
             // Where none is named, the host may have changed since the ADD.
-            if plan.named.is_some() || other.check(&netfilter, &claimant).is_err() {
-                return Err(error);
-            }
-            match other.0 {
-                Backend::Nftables => verify_open(&netfilter, &plan.families()),
-                Backend::Iptables => Ok(()),
+            let others = Tables::ALL.into_iter().filter(|_| plan.named.is_none());
+            let mut others = others.filter(|tables| *tables != way.tables);
+            match others.find(|tables| tables.check(&netfilter, &claimant).is_ok()) {
+                Some(Tables::Both) => Ok(()),
+                Some(Tables::Nftables) => verify_open(&netfilter, &plan.families()),
+                // The reference plugin's rules, or those of an older version.
+                Some(Tables::Iptables)
+                    if !nftables::concern(nf_tables(&netfilter)?, &plan).map_err(kernel)? =>
+                {
+                    Ok(())
+                }
+                _ => Err(error),
             }
         })?;
         if let Some(firewalld) = &mut way.firewalld {
@@ -121,20 +126,18 @@ impl Plugin for Firewall {
         let unavailable = |e: Error| e.with_code(cni::Code::NOT_AVAILABLE);
         let netfilter = Netfilter::open()?;
         let firewalld = find_firewalld(settings.named).map_err(unavailable)?;
-        let backend = match (settings.named, firewalld) {
-            (Some(Named::Rules(backend)), _) => Some(backend),
-            (_, Some(_)) => None,
-            (_, None) => {
-                by_host(&netfilter, &settings.admin_chain, &FAMILIES).map_err(unavailable)?
-            }
+        let may_drop = || match firewalld {
+            Some(_) => Ok(false),
+            None => any_may_drop(&netfilter, &settings.admin_chain, &FAMILIES),
         };
+        let limits = !settings.deny.is_empty();
+        let tables =
+            Tables::choose(&netfilter, settings.named, limits, may_drop).map_err(unavailable)?;
         let shared = nftables::shared(&settings.admin_chain);
-        netfilter.status(backend, "", &[], &shared)?;
-        match settings.deny.is_empty() {
-            true => Ok(()),
-            // Whoever lets through.
-            false => netfilter.status(Some(Backend::Nftables), "", &[], &shared),
+        for backend in tables.backends() {
+            netfilter.status(Some(*backend), "", &[], &shared)?;
         }
+        Ok(())
     }
 }
 
@@ -150,28 +153,20 @@ fn find_firewalld(named: Option<Named>) -> Result<Option<Firewalld>> {
 
 /// How an attachment's rules are made.
 struct Way {
-    rules: Rules,
+    tables: Tables,
     /// To tell as well.
     firewalld: Option<Firewalld>,
 }
 
-#[derive(Clone, Copy)]
-struct Rules(Backend);
-
 impl Way {
-    /// The backend that is named. Where none is: firewalld if it runs; iptables
-    /// if it may drop what nf_tables would let through, as only its own rules
-    /// prevent that; nf_tables.
     fn choose(netfilter: &Netfilter, plan: &Plan) -> Result<Way> {
         let firewalld = find_firewalld(plan.named)?;
-        let named = match plan.named {
-            Some(Named::Rules(backend)) => Some(backend),
-            // Beside firewalld they only keep bridges apart.
-            _ if firewalld.is_some() => None,
-            _ => by_host(netfilter, &plan.admin_chain, &plan.families())?,
+        let may_drop = || match firewalld {
+            Some(_) => Ok(false),
+            None => any_may_drop(netfilter, &plan.admin_chain, &plan.families()),
         };
-        let backend = netfilter.choose(named, "", &[])?;
-        Ok(Way { rules: Rules(backend), firewalld })
+        let tables = Tables::choose(netfilter, plan.named, !plan.deny.is_empty(), may_drop)?;
+        Ok(Way { tables, firewalld })
     }
 
     fn claimant<'a>(&self, plan: &'a Plan, owner: &'a Owner, request: &'a Request) -> Claimant<'a> {
@@ -181,54 +176,83 @@ impl Way {
     }
 }
 
-impl Rules {
-    /// What is denied is denied by nf_tables, whoever lets the rest through, and
-    /// first.
+/// Whose tables an attachment's rules are in. Packets pass those of both: what one
+/// drops is dropped, and what one accepts the other still decides about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tables {
+    Nftables,
+    Iptables,
+    Both,
+}
+
+impl Tables {
+    const ALL: [Tables; 3] = [Tables::Nftables, Tables::Both, Tables::Iptables];
+
+    /// The backend that is named. Where none is, nf_tables, so that all bridges with
+    /// a policy are in one table, in whatever order they come; and iptables as well
+    /// if it `may_drop` what nf_tables lets through, as only rules in its own table
+    /// prevent that. What is denied is denied by nf_tables, whoever lets the rest
+    /// through.
+    fn choose(
+        netfilter: &Netfilter,
+        named: Option<Named>,
+        limits: bool,
+        may_drop: impl FnOnce() -> Result<bool>,
+    ) -> Result<Tables> {
+        let backend = match named {
+            Some(Named::Rules(backend)) => Some(backend),
+            Some(Named::Firewalld) | None => None,
+        };
+        match netfilter.choose(backend, "", &[])? {
+            Backend::Nftables if backend.is_none() && may_drop()? => Ok(Tables::Both),
+            Backend::Nftables => Ok(Tables::Nftables),
+            Backend::Iptables if !limits => Ok(Tables::Iptables),
+            Backend::Iptables if netfilter.nft()?.is_some() => Ok(Tables::Both),
+            Backend::Iptables => Err(Error::internal(
+                "limit destinations by denyCIDRs: the kernel has no nf_tables, which nothing else does",
+            )),
+        }
+    }
+
+    /// nf_tables first, which denies.
+    fn backends(self) -> &'static [Backend] {
+        match self {
+            Tables::Nftables => &[Backend::Nftables],
+            Tables::Iptables => &[Backend::Iptables],
+            Tables::Both => &[Backend::Nftables, Backend::Iptables],
+        }
+    }
+
     fn add(self, netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
-        let socket = netfilter.nft()?;
-        if let (Backend::Nftables, Some(socket)) = (self.0, socket) {
-            return nftables::add(socket, claimant).map_err(kernel);
-        }
-        if let Some(limiting) = claimant.limiting() {
-            nftables::add(socket.ok_or_else(no_limits)?, &limiting).map_err(kernel)?;
-        }
-        iptables::add(netfilter, claimant).map_err(kernel)
+        let claimant = Claimant { beside: self == Tables::Both, ..*claimant };
+        self.backends().iter().try_for_each(|backend| match backend {
+            Backend::Nftables => nftables::add(nf_tables(netfilter)?, &claimant).map_err(kernel),
+            Backend::Iptables => iptables::add(netfilter, &claimant).map_err(kernel),
+        })
     }
 
     fn check(self, netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
-        let socket = netfilter.nft()?;
-        if let (Backend::Nftables, Some(socket)) = (self.0, socket) {
-            return nftables::check(socket, claimant);
-        }
-        if let Some(limiting) = claimant.limiting() {
-            nftables::check(socket.ok_or_else(no_limits)?, &limiting)?;
-        }
-        iptables::check(netfilter, claimant)
-    }
-
-    fn other(self) -> Rules {
-        Rules(match self.0 {
-            Backend::Nftables => Backend::Iptables,
-            Backend::Iptables => Backend::Nftables,
+        let claimant = Claimant { beside: self == Tables::Both, ..*claimant };
+        self.backends().iter().try_for_each(|backend| match backend {
+            Backend::Nftables => nftables::check(nf_tables(netfilter)?, &claimant),
+            Backend::Iptables => iptables::check(netfilter, &claimant),
         })
     }
 }
 
-fn no_limits() -> Error {
-    Error::internal(
-        "limit destinations by denyCIDRs: the kernel has no nf_tables, which nothing else does",
-    )
+fn nf_tables(netfilter: &Netfilter) -> Result<&Socket> {
+    netfilter.nft()?.ok_or_else(|| Error::internal("use nftables: the kernel has no nf_tables"))
 }
 
-/// iptables, where only its own rules prevent that it drops what is forwarded.
-fn by_host(netfilter: &Netfilter, admin: &str, families: &[Family]) -> Result<Option<Backend>> {
-    let Some(socket) = netfilter.nft()? else { return Ok(None) };
+/// Whether iptables may drop what is forwarded, of any of these families.
+fn any_may_drop(netfilter: &Netfilter, admin: &str, families: &[Family]) -> Result<bool> {
+    let Some(socket) = netfilter.nft()? else { return Ok(false) };
     for family in families {
         if iptables_may_drop(netfilter, socket, admin, *family)? {
-            return Ok(Some(Backend::Iptables));
+            return Ok(true);
         }
     }
-    Ok(None)
+    Ok(false)
 }
 
 /// Whether iptables may drop what is forwarded: there is a rule in its chain
@@ -248,16 +272,16 @@ fn iptables_may_drop(
         return Ok(true);
     }
     let table = tables::nft_table(family, iptables::TABLE);
-    let drops = is_closed(socket, &table)?;
+    let drops = is_closed(socket, &table, "FORWARD").map_err(kernel)?;
     let rules = socket.rules(&Chain::regular(&table, "FORWARD")).map_err(kernel)?;
     let admin = socket.chain(&table, admin).map_err(kernel)?;
     Ok(drops || !rules.is_empty() || admin.is_some())
 }
 
-/// Whether the policy of iptables' chain FORWARD, in nf_tables, is to drop.
-fn is_closed(socket: &Socket, table: &Table) -> Result<bool> {
-    let forward = socket.chain(table, "FORWARD").map_err(kernel)?;
-    Ok(forward.and_then(|chain| chain.base).is_some_and(|b| b.policy != Policy::Accept))
+/// Whether the policy of a chain is to drop.
+fn is_closed(socket: &Socket, table: &Table, chain: &str) -> linux::Result<bool> {
+    let base = socket.chain(table, chain)?.and_then(|chain| chain.base);
+    Ok(base.is_some_and(|base| base.policy != Policy::Accept))
 }
 
 /// Verifies that iptables-nft does not drop all that nf_tables lets through.
@@ -265,9 +289,9 @@ fn verify_open(netfilter: &Netfilter, families: &[Family]) -> Result<()> {
     let Some(socket) = netfilter.nft()? else { return Ok(()) };
     for family in families {
         let table = tables::nft_table(*family, iptables::TABLE);
-        if is_closed(socket, &table)? {
+        if is_closed(socket, &table, "FORWARD").map_err(kernel)? {
             return Err(Error::internal(format!(
-                "check firewall rules: they are in table inet cni_firewall, and the policy of chain FORWARD in table {table} of iptables, which was open at ADD, drops what they let through: restore them, and they are made with iptables"
+                "check firewall rules: they are in table inet cni_firewall, and the policy of chain FORWARD in table {table} of iptables, which was open at ADD, drops what they let through: restore them, and they are made with iptables as well"
             )));
         }
     }

@@ -80,15 +80,8 @@ pub(crate) struct Claimant<'a> {
     pub(crate) container_id: &'a str,
     /// The zone of firewalld the addresses are put in.
     pub(crate) zone: Option<&'a str>,
-    /// Whether rules of iptables let through, and these are for what is denied.
+    /// Whether there are rules of iptables beside these.
     pub(crate) beside: bool,
-}
-
-impl Claimant<'_> {
-    /// The same for what is denied, beside rules of iptables.
-    pub(crate) fn limiting(&self) -> Option<Self> {
-        (!self.plan.deny.is_empty()).then_some(Self { beside: true, ..*self })
-    }
 }
 
 /// Adds what all attachments share, but for the rules: those are written anew.
@@ -128,6 +121,21 @@ pub(crate) fn check(socket: &Socket, claimant: &Claimant) -> Result<()> {
             )))
         }
     }
+}
+
+/// Whether an attachment needs rules here that has rules of iptables alone: what
+/// nobody let through is dropped, or it should be kept from bridges or destinations.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn concern(socket: &Socket, plan: &Plan) -> KernelResult<bool> {
+    let layout = Layout::new();
+    if !plan.deny.is_empty() || crate::is_closed(socket, &layout.table, &layout.forward.name)? {
+        return Ok(true);
+    }
+    let Some(Isolation { bridge, .. }) = &plan.isolation else { return Ok(false) };
+    let own = Element::new(bridge.as_str());
+    Ok(release::all(socket, &layout.bridges)?.iter().any(|there| there.key != own.key))
 }
 
 fn list(elements: &[Element]) -> String {

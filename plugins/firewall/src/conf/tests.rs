@@ -132,16 +132,23 @@ fn teardown_reads_what_it_can() {
 
 #[test]
 fn words_of_a_record_are_read_back() {
-    use crate::nftables::Container;
+    use crate::nftables::{Claimant, Container};
     let network = cni::NetworkName::new("net").expect("valid");
     let attachment = cni::AttachmentId { container_id: "c".repeat(100), ifname: "eth0".into() };
     let owner = attach::chained::Owner::new(&network, &attachment);
     let isolation = Isolation { bridge: "br-0123456789ab".to_owned(), policy: Policy::SameBridge };
-    let words = Container::words(Some(&isolation), Some("nm-shared"), &attachment.container_id);
+    let mut plan = plan_behind("", UNBOUND).expect("valid");
+    plan.isolation = Some(isolation.clone());
     let address = "10.1.0.2".parse().expect("an address");
-    let read = Container::parse(address, &owner.comment_with(&words)).expect("ours");
-    assert_eq!(read.owner, owner.key());
-    assert_eq!((read.isolation, read.zone.as_deref()), (Some(isolation), Some("nm-shared")));
+    for beside in [false, true] {
+        let (container_id, zone) = (attachment.container_id.as_str(), Some("nm-shared"));
+        let claimant = Claimant { plan: &plan, owner: &owner, container_id, zone, beside };
+        let words = owner.comment_with(&claimant.words("iptables"));
+        assert_eq!(words.contains("with: iptables"), beside, "{words}");
+        let read = Container::parse(address, &words).expect("ours");
+        assert_eq!(read.owner, owner.key());
+        assert_eq!((read.isolation.as_ref(), read.zone.as_deref()), (Some(&isolation), zone));
+    }
     assert_eq!(Container::parse(address, "somebody's"), None);
 }
 

@@ -8,7 +8,7 @@ use super::{
     leaving_bridge, recorded, within_bridge,
 };
 use crate::conf::{Isolation, Policy};
-use crate::nftables::{Claimant, Container};
+use crate::nftables::Claimant;
 
 /// Where in its chain a missing rule goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,10 +108,9 @@ fn wanted(claimant: &Claimant, family: Family) -> Vec<(&'static str, Rule, Place
 }
 
 fn record(claimant: &Claimant, address: std::net::IpAddr) -> Rule {
-    let Claimant { plan, owner, container_id, zone, .. } = claimant;
-    let words = Container::words(plan.isolation.as_ref(), *zone, container_id);
+    let words = claimant.words("nftables");
     let network = linux::IpNetwork::from(address).to_string();
-    Rule::new("-s").word(network).comment(owner.comment_with(&words))
+    Rule::new("-s").word(network).comment(claimant.owner.comment_with(&words))
 }
 
 fn plan_replaced(saved: &Saved, claimant: &Claimant, family: Family, batch: &mut Batch) {

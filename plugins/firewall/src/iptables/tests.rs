@@ -102,8 +102,8 @@ fn what_a_stranger_may_need_stays() {
     let plan_ = plan(Policy::SameBridge);
     let claimant =
         Claimant { plan: &plan_, owner: &owner, container_id: "c", zone: None, beside: false };
-    let words = Container::words(plan_.isolation.as_ref(), None, claimant.container_id);
-    let record = Rule::new("-s 10.1.0.2/32").comment(owner.comment_with(&words));
+    let words = owner.comment_with(&claimant.words("nftables"));
+    let record = Rule::new("-s 10.1.0.2/32").comment(words);
     let own = |others: &[&str]| {
         let mut rules = vec![record.clone()];
         rules.extend(accepting(plan_.addresses[0]));

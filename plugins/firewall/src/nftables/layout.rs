@@ -38,7 +38,7 @@ pub(super) struct Layout {
     pub(super) same_bridge: Set,
     pub(super) isolated: Set,
     pub(super) admins: Chain,
-    forward: Chain,
+    pub(super) forward: Chain,
     input: Chain,
     isolation: Chain,
 }
@@ -246,6 +246,25 @@ pub(super) fn owner_of(element: &Element) -> Option<&str> {
     chained::key_of(element.comment.as_deref()?)
 }
 
+impl Claimant<'_> {
+    /// The words behind the owner that record what an attachment needs, and that the
+    /// `other` backend has rules of it as well; the ID of the container, for people,
+    /// is last and may be cut.
+    pub(crate) fn words(&self, other: &str) -> String {
+        let mut words = String::new();
+        if self.beside {
+            let _ = write!(words, "with: {other}, ");
+        }
+        if let Some(Isolation { bridge, policy }) = &self.plan.isolation {
+            let _ = write!(words, "policy: {}, bridge: {bridge}, ", policy.name());
+        }
+        if let Some(zone) = self.zone {
+            let _ = write!(words, "zone: {zone}, ");
+        }
+        words + "id: " + self.container_id
+    }
+}
+
 /// An address that is let through, as it stands in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Container {
@@ -257,31 +276,11 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    /// The words behind the owner that record what an attachment needs; the ID
-    /// of the container, for people, is last and may be cut.
-    pub(crate) fn words(
-        isolation: Option<&Isolation>,
-        zone: Option<&str>,
-        container_id: &str,
-    ) -> String {
-        let mut words = String::new();
-        if let Some(Isolation { bridge, policy }) = isolation {
-            let _ = write!(words, "policy: {}, bridge: {bridge}, ", policy.name());
-        }
-        if let Some(zone) = zone {
-            let _ = write!(words, "zone: {zone}, ");
-        }
-        words + "id: " + container_id
-    }
-
     pub(super) fn element(address: IpAddr, claimant: &Claimant) -> Element {
-        let Claimant { plan, owner, container_id, zone, beside } = claimant;
-        let words = Container::words(plan.isolation.as_ref(), *zone, container_id);
-        let with = if *beside { "with: iptables, " } else { "" };
-        Element::new(address).comment(owner.comment_with(&format!("{with}{words}")))
+        Element::new(address).comment(claimant.owner.comment_with(&claimant.words("iptables")))
     }
 
-    /// What [`Container::words`] wrote, behind the key of an owner.
+    /// What [`Claimant::words`] wrote, behind the key of an owner.
     pub(crate) fn parse(address: IpAddr, comment: &str) -> Option<Container> {
         let owner = chained::key_of(comment)?.to_owned();
         let word = |name: &str| {
