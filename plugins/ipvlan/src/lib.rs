@@ -82,7 +82,7 @@ impl Plugin for Ipvlan {
         let Some(shim) = &plan.shim else { return Ok(()) };
         let parent = promised_parent(&sandbox, &plan, &link)?;
         let parent = parent.ok_or_else(|| no_parent_on_host(&link))?;
-        shim::join(&sandbox, shim, &parent, link.index, &promised)
+        shim::join(&sandbox, shim, &parent, &link, &promised)
     }
 
     fn del(&self, request: &Request) -> Result<()> {

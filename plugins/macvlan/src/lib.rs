@@ -80,7 +80,7 @@ impl Plugin for Macvlan {
         let Some(shim) = &plan.shim else { return Ok(()) };
         let parent = parent::find(&sandbox, &plan.parent, plan.place)?;
         parent.verify(&sandbox, &link)?;
-        shim::join(&sandbox, shim, &parent, link.index, &promised)
+        shim::join(&sandbox, shim, &parent, &link, &promised)
     }
 
     fn del(&self, request: &Request) -> Result<()> {
