@@ -28,6 +28,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Nft, Iptables, OurPlugins] iptables_that_is_gone_is_not_needed,
         [Bridge, Nft, OurPlugins] limits_go_with_the_last_who_has_them,
         [Bridge, Nft, OurPlugins, Strace] nothing_is_executed,
+        [Bridge, Nft, Iptables, OurPlugins, Strace] iptables_is_executed_once_for_each_family,
     });
     list
 }
@@ -374,6 +375,27 @@ fn limits_go_with_the_last_who_has_them(host: &Host) {
     pods[2].check(host, &second).expect_ok();
     pods[2].del(host, &second).expect_ok();
     assert_eq!(before.section("nft"), host.snapshot().section("nft"));
+}
+
+/// To change its rules; `iptables-save` would read all there are, of other tables too.
+fn iptables_is_executed_once_for_each_family(host: &Host) {
+    for (number, policy) in [1, 2, 3].into_iter().zip(POLICIES) {
+        let pod = Pod::new(host, policy, number);
+        let conf = pod.conf(&firewall("iptables", number, &json!({"ingressPolicy": policy})));
+        let after = |processes: usize| {
+            let plugin = host.plugin("firewall");
+            plugin.fail_own_call("clone,clone3,fork,vfork", "EPERM", processes + 1)
+        };
+        let added = after(2).add(&pod.container, "eth0", &conf);
+        added.expect_result();
+        let checked = after(0).check(&pod.container, "eth0", &conf);
+        checked.expect_ok();
+        let again = after(0).add(&pod.container, "eth0", &conf);
+        again.expect_result();
+        for outcome in [added, checked, again] {
+            assert!(!outcome.fault_fired(), "{policy}: {outcome}");
+        }
+    }
 }
 
 fn nothing_is_executed(host: &Host) {

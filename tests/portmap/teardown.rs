@@ -39,6 +39,8 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Nft, Iptables, OurPlugins, Strace] a_failing_iptables_changes_nothing,
         [Bridge, OurPlugins, Strace] without_mappings_no_socket_is_opened,
         [Bridge, Nft, OurPlugins, Strace] nothing_is_executed,
+        [Bridge, Nft, Iptables, OurPlugins, Strace] iptables_is_executed_once_for_each_family,
+        [Bridge, Nft, Iptables, OurPlugins, Strace] what_netlink_does_not_tell_iptables_does,
     });
     list
 }
@@ -541,6 +543,57 @@ fn without_mappings_no_socket_is_opened(host: &Host) {
         }
     }
     host.expect_unchanged(&before);
+}
+
+/// The plugin, which can start so many processes.
+fn after(host: &Host, processes: usize) -> testkit::Plugin<'_> {
+    host.plugin("portmap").fail_own_call(PROCESSES, "EPERM", processes + 1)
+}
+
+/// To change its rules; `iptables-save` would read all there are, of other tables too.
+fn iptables_is_executed_once_for_each_family(host: &Host) {
+    let _outside = host.outside();
+    let keys = [json!({"snat": true}), json!({"snat": false}), json!({"masqAll": true})];
+    for (nth, keys) in (0..).zip(keys) {
+        let pod = Pod::new(host, &format!("pod{nth}"));
+        let first = 18080 + 10 * nth;
+        let mappings = [tcp(first, 8080), udp(first, 8080), on("192.0.2.1", tcp(first + 1, 81))];
+        let mut conf = pod.behind(&portmap("iptables", &mappings));
+        for (key, value) in keys.as_object().expect("keys") {
+            conf[key] = value.clone();
+        }
+        // The guard of the loopback is in a table of its own.
+        let guard = usize::from(nth == 0);
+        let added = after(host, 2 + guard).add(&pod.container, "eth0", &conf);
+        added.expect_result();
+        let checked = after(host, 0).check(&pod.container, "eth0", &conf);
+        checked.expect_ok();
+        let again = after(host, 0).add(&pod.container, "eth0", &conf);
+        again.expect_result();
+        for outcome in [added, checked, again] {
+            assert!(!outcome.fault_fired(), "{keys}: {outcome}");
+        }
+    }
+}
+
+/// A rule of somebody else's among ours, of which netlink tells only a part.
+fn what_netlink_does_not_tell_iptables_does(host: &Host) {
+    let _outside = host.outside();
+    let (pod, other) = (Pod::new(host, "pod"), Pod::new(host, "other"));
+    let conf = pod.behind(&portmap("iptables", &some()));
+    host.plugin("portmap").add(&pod.container, "eth0", &conf).expect_result();
+    host.exec("iptables -w -t nat -A CNI-HOSTPORT-DNAT -m conntrack --ctstate INVALID -j RETURN");
+    let checked = after(host, 0).check(&pod.container, "eth0", &conf);
+    checked.expect_error(999, "execute");
+    assert!(checked.fault_fired(), "{checked}");
+    pod.check(host, &portmap("iptables", &some())).expect_ok();
+    let taken = other.map(host, &portmap("iptables", &some()));
+    taken.expect_error(999, "is mapped");
+    let others = portmap("iptables", &[tcp(19080, 8080)]);
+    other.map(host, &others).expect_result();
+    other.check(host, &others).expect_ok();
+    pod.unmap(host, &portmap("iptables", &some())).expect_ok();
+    other.check(host, &others).expect_ok();
 }
 
 fn nothing_is_executed(host: &Host) {

@@ -24,7 +24,7 @@
 use crate::lock::{self, Held, Of, Patience};
 use crate::{ability, kernel};
 use cni::{Code, Error, Result};
-use linux::iptables::{self, Batch, Iptables, Program, Saved, Variant};
+use linux::iptables::{self, Batch, Iptables, Part, Program, Saved, Variant};
 use linux::link;
 use linux::nft::{Chain, Socket, Table, Transaction, Verdict};
 use linux::{ErrorKind, Family};
@@ -230,9 +230,17 @@ impl Netfilter {
         })
     }
 
-    /// Reads a table, lets `plan` fill a batch with what is missing, and applies
-    /// that: alone among all plugins on this host, so that nobody adds a shared
-    /// rule twice.
+    /// Reads a part of a table, as [`Program::read`] does.
+    ///
+    /// # Errors
+    /// Those of [`Program::read`].
+    pub fn read(&self, program: &Program, part: &Part) -> linux::Result<Saved> {
+        program.read(self.nft.as_ref(), part)
+    }
+
+    /// Reads a part of a table, lets `plan` fill a batch with what is missing, and
+    /// applies that: alone among all plugins on this host, so that nobody adds a
+    /// shared rule twice.
     ///
     /// # Errors
     /// What the command said; [`is_timed_out`](linux::Error::is_timed_out) when
@@ -240,11 +248,14 @@ impl Netfilter {
     pub fn update(
         &self,
         program: &Program,
-        table: &str,
+        part: &Part,
         plan: impl FnOnce(&Saved, &mut Batch) -> linux::Result<()>,
     ) -> linux::Result<()> {
         let _alone = self.alone()?;
-        program.update(table, plan)
+        let saved = self.read(program, part)?;
+        let mut batch = Batch::new(part.table);
+        plan(&saved, &mut batch)?;
+        program.restore(&batch)
     }
 
     /// Waits until nobody else among all plugins on this host changes rules of
@@ -260,8 +271,8 @@ impl Netfilter {
         })
     }
 
-    /// The same to remove what is there: goes on without the lock when others keep
-    /// it too long.
+    /// The same with a whole table, to remove what is there: goes on without the lock
+    /// when others keep it too long.
     ///
     /// # Errors
     /// What the command said.

@@ -36,6 +36,7 @@ mod removal;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::fs;
 use std::io::{ErrorKind as IoErrorKind, Write};
@@ -47,9 +48,10 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::family::Family;
 use crate::netns::Namespace;
+use crate::nft::Socket;
 
 pub use self::batch::{Batch, COMMENT_MAX, Chain, Rule, Saved, is_word};
-pub use self::removal::Stored;
+pub use self::removal::{Part, Stored};
 pub use self::stored::{
     Destination, comment_of, destination_of, dnat_of, nft_table, plan_removal, rewrites_source,
     source_of, verdict_of,
@@ -295,6 +297,26 @@ impl Program<'_> {
                 .hint("it holds a rule that is not iptables': move that to a table of its own"));
         }
         Ok(Saved::parse(&text))
+    }
+
+    /// Reads a part of a table. What iptables-nft keeps is read by netlink, which
+    /// costs the same whatever else there is; where that does not tell all that
+    /// counts, or without a `socket`, it is the whole table, as [`Program::save`]
+    /// reads it.
+    ///
+    /// Like `iptables -t nat -S CHAIN`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, and those of [`Program::save`].
+    pub fn read(&self, socket: Option<&Socket>, part: &Part) -> Result<Saved> {
+        if let (Some(Variant::Nft), Some(socket)) = (self.variant, socket) {
+            let table = nft_table(self.family, part.table);
+            if let Some(stored) = Stored::read_part(socket, &table, part)? {
+                return Ok(stored.into_saved());
+            }
+        }
+        self.save(part.table)
     }
 
     /// Reads a table, lets `plan` fill a batch for it with what is missing, and

@@ -24,7 +24,7 @@ use attach::backend::Netfilter;
 use attach::kernel;
 use cni::{Error, Result};
 use linux::IpNetwork;
-use linux::iptables::{Rule, Saved};
+use linux::iptables::{Part, Rule, Saved};
 use std::net::IpAddr;
 
 use crate::nftables::{Claimant, Container};
@@ -48,7 +48,7 @@ pub(crate) fn is_own_chain(name: &str) -> bool {
 pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<()> {
     for family in claimant.plan.families() {
         let program = netfilter.need_iptables(family)?;
-        netfilter.update(&program, TABLE, |saved, batch| {
+        netfilter.update(&program, &part(claimant), |saved, batch| {
             add::plan(saved, claimant, family, batch);
             Ok(())
         })?;
@@ -63,7 +63,7 @@ pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<(
 pub(crate) fn check(netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
     for family in claimant.plan.families() {
         let program = netfilter.need_iptables(family).map_err(kernel)?;
-        let saved = program.save(TABLE).map_err(kernel)?;
+        let saved = netfilter.read(&program, &part(claimant)).map_err(kernel)?;
         if let Some((chain, rule)) = add::missing(&saved, claimant, family) {
             return Err(Error::internal(format!(
                 "check firewall rules: rule {rule} is missing in chain {chain} of table {TABLE}"
@@ -71,6 +71,16 @@ pub(crate) fn check(netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What it takes to know what is there.
+fn part<'a>(claimant: &'a Claimant) -> Part<'a> {
+    Part {
+        table: TABLE,
+        own: vec![OWN, STAGE_1, STAGE_2],
+        own_start: None,
+        others: vec![FORWARD, &claimant.plan.admin_chain],
+    }
 }
 
 /// The rules that let an address through, as `iptables-save` shows them.

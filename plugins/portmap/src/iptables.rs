@@ -24,7 +24,7 @@ use attach::backend::Netfilter;
 use attach::identity::digest;
 use attach::kernel;
 use cni::{Error, Result};
-use linux::iptables::{Batch, Program, Rule, Saved};
+use linux::iptables::{Batch, Part, Program, Rule, Saved};
 use linux::nft::Protocol;
 use linux::{Family, IpNetwork};
 use std::net::{IpAddr, Ipv4Addr};
@@ -43,6 +43,9 @@ const DNAT: &str = "CNI-HOSTPORT-DNAT";
 const SETMARK: &str = "CNI-HOSTPORT-SETMARK";
 const MASQ: &str = "CNI-HOSTPORT-MASQ";
 
+/// What the names of attachments' chains begin with.
+const START: &str = "CNI-DN-";
+
 /// Ports one multiport match holds (`XT_MULTI_PORTS`,
 /// include/uapi/linux/netfilter/xt_multiport.h).
 const MULTI_PORTS: usize = 15;
@@ -54,7 +57,7 @@ const CHAIN_DIGITS: usize = 21;
 /// Upstream's name for the chain of a container on a network, and the name
 /// for a second interface of the container there.
 pub(crate) fn chain_names(network: &str, container_id: &str, ifname: &str) -> [String; 2] {
-    let name = |text: &str| format!("CNI-DN-{}", digest(text, CHAIN_DIGITS));
+    let name = |text: &str| format!("{START}{}", digest(text, CHAIN_DIGITS));
     [name(&format!("{network}{container_id}")), name(&format!("{network}{container_id}/{ifname}"))]
 }
 
@@ -62,6 +65,18 @@ fn own_chains(claimant: &Claimant) -> [String; 2] {
     let request = claimant.request;
     let (network, container) = (request.network.name(), &request.container_id);
     chain_names(network.as_str(), container.as_str(), request.ifname.as_str())
+}
+
+/// Shared chains, those of all attachments, and the chain of others that marks.
+fn part<'a>(claimant: &'a Claimant, [first, second]: &'a [String; 2]) -> Part<'a> {
+    let mut others = vec!["PREROUTING", "OUTPUT", "POSTROUTING"];
+    others.extend(claimant.plan.external_mark_chain.as_deref());
+    let own = vec![DNAT, SETMARK, MASQ, first, second];
+    Part { table: TABLE, own, own_start: Some(START), others }
+}
+
+fn read(netfilter: &Netfilter, program: &Program, claimant: &Claimant) -> linux::Result<Saved> {
+    netfilter.read(program, &part(claimant, &own_chains(claimant)))
 }
 
 /// Maps the ports, all of them or none. The outer error is that of the commands;
@@ -80,7 +95,7 @@ pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<R
     let _alone = netfilter.alone()?;
     let mut tables = Vec::new();
     for (program, _) in &programs {
-        tables.push(program.save(TABLE)?);
+        tables.push(read(netfilter, program, claimant)?);
     }
     let mut batches = Vec::new();
     for (saved, (_, target)) in tables.iter().zip(&programs) {
@@ -95,7 +110,7 @@ pub(crate) fn add(netfilter: &Netfilter, claimant: &Claimant) -> linux::Result<R
     for ((saved, (batch, chains)), (program, target)) in tables.iter().zip(batches).zip(&programs) {
         // Before anything leads to 127.0.0.1.
         if target.at_loopback {
-            guard_loopback(program)?;
+            guard_loopback(netfilter, program)?;
         }
         claimant.changes.iptables(target.family(), Kind::Usual, saved, chains);
         program.restore(&batch).map_err(|error| match target.conditions.is_empty() {
@@ -124,15 +139,20 @@ fn read_conditions(program: &Program, claimant: &Claimant, target: &Target) -> R
 
 /// Drops what arrives from elsewhere with an address of the host's loopback
 /// link, before connections are tracked: see [`crate::loopback`].
-fn guard_loopback(program: &Program) -> linux::Result<()> {
-    program.update("raw", |saved, batch| {
-        for rule in guard_rules() {
-            if !saved.has("PREROUTING", &rule) {
-                batch.append("PREROUTING", rule);
-            }
+fn guard_loopback(netfilter: &Netfilter, program: &Program) -> linux::Result<()> {
+    let saved = netfilter.read(program, &raw())?;
+    let mut batch = Batch::new("raw");
+    for rule in guard_rules() {
+        if !saved.has("PREROUTING", &rule) {
+            batch.append("PREROUTING", rule);
         }
-        Ok(())
-    })
+    }
+    program.restore(&batch)
+}
+
+/// Where the guard is.
+fn raw() -> Part<'static> {
+    Part { table: "raw", own: vec!["PREROUTING"], own_start: None, others: Vec::new() }
 }
 
 fn guard_rules() -> [Rule; 2] {
@@ -145,11 +165,11 @@ fn guard_rules() -> [Rule; 2] {
 pub(crate) fn check(netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
     for target in &claimant.plan.targets {
         let program = netfilter.need_iptables(target.family()).map_err(kernel)?;
-        let saved = program.save(TABLE).map_err(kernel)?;
+        let saved = read(netfilter, &program, claimant).map_err(kernel)?;
         let maker = Adding { saved: &saved, claimant, target }.check()?;
         // Upstream makes none, and what it made works as it always did.
         if target.at_loopback && maker == Maker::Ourselves {
-            let saved = program.save("raw").map_err(kernel)?;
+            let saved = netfilter.read(&program, &raw()).map_err(kernel)?;
             if let Some(rule) = guard_rules().iter().find(|rule| !saved.has("PREROUTING", rule)) {
                 return Err(missing("raw", "PREROUTING", rule));
             }
@@ -177,7 +197,7 @@ pub(crate) fn has_more(netfilter: &Netfilter, claimant: &Claimant) -> Result<boo
 pub(crate) fn has_chain_of(netfilter: &Netfilter, claimant: &Claimant) -> bool {
     claimant.plan.targets.iter().any(|target| {
         let program = netfilter.need_iptables(target.family());
-        let saved = program.and_then(|program| program.save(TABLE));
+        let saved = program.and_then(|program| read(netfilter, &program, claimant));
         saved.is_ok_and(|saved| {
             let chain = Adding { saved: &saved, claimant, target }.chain_to_use();
             saved.chain(&chain).is_some()

@@ -14,7 +14,7 @@ use crate::backend::{FAMILIES, Netfilter};
 use crate::identity::digest;
 use cni::{Attachments, NetworkName};
 use ipnetwork::IpNetwork;
-use linux::iptables::{self, Batch, COMMENT_MAX, Rule, Saved};
+use linux::iptables::{self, Batch, COMMENT_MAX, Part, Rule, Saved};
 use linux::nft::{self, Socket, Transaction, Verdict};
 use linux::{Family, Result};
 use std::net::IpAddr;
@@ -91,6 +91,11 @@ impl Rules {
         batch
     }
 
+    /// What it takes to know what is missing.
+    fn part(&self) -> Part<'_> {
+        Part { table: TABLE, own: vec![&self.chain], own_start: None, others: vec![CHAIN] }
+    }
+
     /// What is missing.
     fn plan(&self, saved: &Saved, batch: &mut Batch) {
         if saved.chain(&self.chain).is_none() {
@@ -127,7 +132,7 @@ pub(super) fn ensure(netfilter: &Netfilter, owner: Owner, addresses: &[IpNetwork
         // As a rule there is nothing of the attachment, and one command does
         // it without reading what all the others have.
         if program.restore(&rules.new_batch()).is_err() {
-            netfilter.update(&program, TABLE, |saved, batch| {
+            netfilter.update(&program, &rules.part(), |saved, batch| {
                 rules.plan(saved, batch);
                 Ok(())
             })?;
@@ -148,8 +153,8 @@ pub(super) fn missing(
             Err(e) if e.is_not_found() => return Ok(Some(e.to_string())),
             Err(e) => return Err(e),
         };
-        let saved = program.save(TABLE)?;
         let rules = Rules::new(owner, family, &own);
+        let saved = netfilter.read(&program, &rules.part())?;
         if let Some((chain, rule)) = rules.all().find(|(chain, rule)| !saved.has(chain, rule)) {
             return Ok(Some(format!("{TABLE} rule -A {chain} {rule}")));
         }

@@ -5,8 +5,8 @@
 use super::{ipam, plugin};
 use crate::Outcome;
 use crate::contender::{Container, Contender, Under, call};
-use crate::host::Netns;
-use crate::scenario::Need::{self, AtMost, Faster, Growth, Within};
+use crate::host::{Netns, run};
+use crate::scenario::Need::{self, AtMost, Faster, Growth, Slower, Within};
 use crate::scenario::Verb::{Add, Check, Del};
 use crate::scenario::{Plugin, Scenario};
 use serde_json::{Value, json};
@@ -72,6 +72,14 @@ pub(super) fn all() -> Vec<Scenario> {
             .verb(Add, &[Faster(4.0)])
             .verb(Check, &[])
             .verb(Del, &[]),
+        Scenario::new("firewall", "beside 1,000 services", |_| {
+            vec![plugin("firewall", json!({"prevResult": previous(5)}))]
+        })
+        .by_iptables()
+        .prepare(thousand_services)
+        .verb(Add, &[Slower(1.0)])
+        .verb(Check, &[Slower(1.0)])
+        .verb(Del, &[]),
     ]
 }
 
@@ -121,6 +129,29 @@ fn ten_thousand_mappings(contender: &Contender) -> Outcome<()> {
         conf["runtimeConfig"]["portMappings"] = mappings(30_000 + 500 * u16::from(number), 500);
         let container = Container { id: format!("other-{number}"), netns: netns.clone() };
         call(contender, "portmap", Add, &container, &conf, Under::Nothing)?;
+    }
+    Ok(())
+}
+
+/// What kube-proxy has for them, of three containers each: 4,000 rules of another
+/// table, and one that lets the firewall choose iptables.
+fn thousand_services(_: &Contender) -> Outcome<()> {
+    let first = "*filter\n-N KUBE-FORWARD\n-A FORWARD -j KUBE-FORWARD\nCOMMIT\n\
+                 *nat\n-N KUBE-SERVICES\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n";
+    run("iptables-restore", &["--noflush"], first)?;
+    for some in 0..20u8 {
+        let mut rules = "*nat\n".to_owned();
+        for number in 0..50u8 {
+            let chain = format!("KUBE-SVC-{some}-{number}");
+            let dnat = "-m statistic --mode random --probability 0.3 -p tcp -j DNAT";
+            rules += &format!(
+                "-N {chain}\n-A KUBE-SERVICES -d 10.96.{some}.{number} -p tcp --dport 80 -j {chain}\n"
+            );
+            for container in 1..=3 {
+                rules += &format!("-A {chain} {dnat} --to-destination 10.74.0.{container}:80\n");
+            }
+        }
+        run("iptables-restore", &["--noflush"], &(rules + "COMMIT\n"))?;
     }
     Ok(())
 }

@@ -51,6 +51,12 @@ impl Rule {
         self.word("-j").word(target)
     }
 
+    /// The same rule with all words of another behind its own.
+    pub(super) fn then(mut self, other: &Rule) -> Rule {
+        self.words.extend_from_slice(&other.words);
+        self
+    }
+
     /// Its words.
     #[must_use]
     pub fn as_words(&self) -> &[String] {

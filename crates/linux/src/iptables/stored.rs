@@ -332,6 +332,6 @@ fn verdict(attr: Attr<'_>) -> Option<Verdict> {
     }
 }
 
-fn text(attr: Attr<'_>) -> String {
+pub(super) fn text(attr: Attr<'_>) -> String {
     attr.text_lossy().into_owned()
 }

@@ -2,7 +2,7 @@
 //! namespaces that end with their test. Needs root and Debian's iptables.
 
 use super::*;
-use crate::nft::{Socket, Transaction, Verdict};
+use crate::nft::{Socket, Statement, Transaction, Verdict};
 
 use std::net::IpAddr;
 
@@ -277,10 +277,24 @@ fn stored_rules_have_the_words_of_iptables_save() {
             let mut others = Batch::new("filter");
             for words in [
                 "-i eth+ -j DROP",
-                "-p tcp -j DROP",
+                "-p icmp -j DROP",
+                "-p tcp -m tcp --dport 1:2 -j DROP",
+                "-p tcp -m tcp ! --dport 1 -j DROP",
+                "-p tcp -m tcp --sport 1 -j DROP",
+                "-p tcp -m comment --comment x -m tcp --dport 1 --syn -j DROP",
+                "-p sctp -m sctp --sport 1 -j DROP",
+                "-p sctp -m sctp --dport 1 --chunk-types any INIT -j DROP",
+                "-p tcp -m multiport --sports 1,2 -j DROP",
+                "-p tcp -m multiport --ports 1,2 -j DROP",
+                "-p tcp -m multiport --dports 1:2,3 -j DROP",
+                "-p tcp -m multiport ! --dports 1,2 -j DROP",
+                "-m addrtype --src-type LOCAL -j DROP",
+                "-m addrtype ! --dst-type LOCAL -j DROP",
+                "-m addrtype --dst-type LOCAL --limit-iface-in -j DROP",
+                "-m mark ! --mark 1 -j DROP",
                 "-m conntrack --ctstate NEW -j DROP",
                 "-m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP",
-                "-j MARK --set-mark 1",
+                "-j NFLOG",
             ] {
                 others.append("B", Rule::new(words));
             }
@@ -305,6 +319,197 @@ fn stored_rules_have_the_words_of_iptables_save() {
             assert!(read().plan(&adding, &mut Transaction::new()).is_err());
         });
     }
+}
+
+/// What the rules of ports and of masquerading consist of.
+#[test]
+fn stored_rules_of_nat_have_the_words_of_iptables_save() {
+    for family in [Family::V4, Family::V6] {
+        in_namespace(move |iptables| {
+            let (host, net, odd, to) = match family {
+                Family::V4 => ("192.0.2.1/32", "10.1.0.0/24", "10.1.16.0/20", "10.1.0.2:80"),
+                Family::V6 => (
+                    "2001:db8::1/128",
+                    "2001:db8:1::/48",
+                    "2001:db8:1:8::/61",
+                    "[2001:db8:1::2]:80",
+                ),
+            };
+            let rule = |words: &str| {
+                let words = words.replace("HOST", host).replace("NET", net);
+                Rule::new(&words.replace("ODD", odd).replace("TO", to))
+            };
+            let local = rule("-m addrtype --dst-type LOCAL -j OURS-1");
+            let mut batch = Batch::new("nat");
+            batch.new_chain("OURS-1").new_chain("OURS-2").new_chain("MARKS").new_chain("MASQ");
+            batch.append("PREROUTING", local.clone()).append("OUTPUT", local);
+            batch.append("OURS-1", Rule::default().comment("a \"b\", c"));
+            for protocol in ["tcp", "udp", "sctp"] {
+                let rule = |words: &str| rule(&words.replace('P', protocol));
+                batch.append(
+                    "OURS-1",
+                    rule("-p P -m comment --comment x -m multiport --dports 1,258,65535 -j OURS-2"),
+                );
+                batch.append("OURS-1", rule("! -p P -j RETURN"));
+                for words in ["", "-s NET", "-s ODD", "-d HOST", "-s NET -d HOST"] {
+                    let words = format!("{words} -p P -m P --dport 258 -j");
+                    batch.append("OURS-2", rule(&format!("{words} MARKS")));
+                    batch.append("OURS-2", rule(&format!("{words} DNAT --to-destination TO")));
+                }
+            }
+            batch.append("MARKS", rule("-m comment --comment x -j MARK --set-xmark 0x2000/0x2000"));
+            batch.append("MARKS", rule("-j MARK --set-xmark 0x1/0xffffffff"));
+            for words in
+                ["-m mark --mark 0x2000/0x2000", "-m mark --mark 0x1", "! -d NET", "! -d ODD"]
+            {
+                batch.append("MASQ", rule(words).jump("MASQUERADE"));
+                batch.append("MASQ", rule(words).comment("x").jump("MASQUERADE"));
+            }
+            let program = iptables.program_of(family, Variant::Nft).unwrap();
+            program.restore(&batch).unwrap();
+
+            let socket = Socket::open().unwrap();
+            let table = nft_table(family, "nat");
+            let chains = ["PREROUTING", "OUTPUT", "OURS-1", "OURS-2", "MARKS", "MASQ"];
+            let stored = Stored::read(&socket, &table, &chains).unwrap();
+            let saved = program.save("nat").unwrap();
+            for name in chains {
+                let shown = |saved: &Saved| saved.chain(name).unwrap().rules.clone();
+                assert_eq!(shown(stored.saved()), shown(&saved), "{name}");
+            }
+
+            // Others of the kind, which say something else.
+            let mut others = Batch::new("nat");
+            others.new_chain("OTHERS");
+            for words in [
+                "DNAT --to-destination TO --random",
+                "DNAT --to-destination TO --persistent",
+                "MASQUERADE --random",
+                "MASQUERADE --to-ports 1",
+                "REDIRECT --to-ports 1",
+            ] {
+                others.append(
+                    "OTHERS",
+                    rule("-p tcp -m tcp --dport 1 -j").words(rule(words).to_string().as_str()),
+                );
+            }
+            program.restore(&others).unwrap();
+            let stored = Stored::read(&socket, &table, &["OTHERS"]).unwrap();
+            for rule in &stored.saved().chain("OTHERS").unwrap().rules {
+                assert!(rule.as_words().iter().any(|word| word == "?"), "{rule}");
+            }
+        });
+    }
+}
+
+/// Matches of iptables that versions before 1.8.8 store, where later ones have
+/// nf_tables' own; put where the commands read them.
+#[test]
+fn matches_of_old_versions_have_the_same_words() {
+    in_namespace(|iptables| {
+        let program = iptables.program_of(Family::V4, Variant::Nft).unwrap();
+        let mut batch = Batch::new("nat");
+        batch.new_chain("OURS");
+        program.restore(&batch).unwrap();
+        let ne =
+            |numbers: &[u16]| numbers.iter().flat_map(|n| n.to_ne_bytes()).collect::<Vec<u8>>();
+        let ports = ne(&[0, u16::MAX, 258, 258, 0, 0, 0, 0]);
+        let mark = [0x2000_u32, 0x2000, 0, 0].iter().flat_map(|n| n.to_ne_bytes()).collect();
+        let socket = Socket::open().unwrap();
+        let chain = crate::nft::Chain::regular(&nft_table(Family::V4, "nat"), "OURS");
+        let mut out = Transaction::new();
+        for (protocol, name, revision, info) in [
+            (6, "tcp", 0, ports.clone()),
+            (17, "udp", 0, ports[..12].to_vec()),
+            (6, "mark", 1, mark),
+        ] {
+            out.add(
+                crate::nft::Rule::new(&chain).statement(old_match(protocol, name, revision, &info)),
+            );
+        }
+        socket.commit(&out).unwrap();
+        let stored = Stored::read(&socket, &nft_table(Family::V4, "nat"), &["OURS"]).unwrap();
+        let wanted = [
+            "-p tcp -m tcp --dport 258",
+            "-p udp -m udp --dport 258",
+            "-p tcp -m mark --mark 0x2000/0x2000",
+        ];
+        assert_eq!(stored.saved().chain("OURS").unwrap().rules, wanted.map(Rule::new));
+        assert_eq!(
+            program.save("nat").unwrap().chain("OURS").unwrap().rules,
+            wanted.map(Rule::new)
+        );
+    });
+}
+
+/// `meta l4proto PROTOCOL`, then a match of iptables.
+fn old_match(protocol: u8, name: &str, revision: u32, info: &[u8]) -> Statement {
+    use crate::netlink::Message;
+    let mut expressions = Message::new(0, 0, "");
+    let mut add = |name: &str, fill: &dyn Fn(&mut Message)| {
+        // NFTA_LIST_ELEM: NFTA_EXPR_NAME, NFTA_EXPR_DATA
+        expressions.nest(1, |element| {
+            element.attr_str(1, name).nest(2, |data| fill(data));
+        });
+    };
+    // NFT_REG32_00 holds NFT_META_L4PROTO, and is equal to it.
+    add("meta", &|data| {
+        data.attr_be32(1, 8).attr_be32(2, 16);
+    });
+    add("cmp", &|data| {
+        data.attr_be32(1, 8).attr_be32(2, 0).nest(3, |value| {
+            value.attr_u8(1, protocol);
+        });
+    });
+    add("match", &|data| {
+        data.attr_str(1, name).attr_be32(2, revision).attr(3, info);
+    });
+    Statement::Opaque(expressions.as_bytes()[16..].to_vec())
+}
+
+#[test]
+fn a_part_of_a_table_is_read_by_netlink_where_that_tells_all_that_counts() {
+    in_namespace(|iptables| {
+        let program = iptables.program_of(Family::V4, Variant::Nft).unwrap();
+        let odd = || Rule::new("-m conntrack --ctstate NEW");
+        let mut batch = Batch::new("filter");
+        for chain in ["OURS", "OURS-1", "OURS-2", "THEIRS"] {
+            batch.new_chain(chain);
+        }
+        batch.append("FORWARD", odd().jump("THEIRS")).append("FORWARD", Rule::new("-j OURS"));
+        batch.append("OURS", Rule::new("-j OURS-1")).append("THEIRS", odd().jump("DROP"));
+        program.restore(&batch).unwrap();
+        let part = || Part {
+            table: "filter",
+            own: vec!["OURS"],
+            own_start: Some("OURS-"),
+            others: vec!["FORWARD"],
+        };
+        let socket = Socket::open().unwrap();
+        let names = |saved: &Saved| -> Vec<String> {
+            saved.chains.iter().map(|chain| chain.name.clone()).collect()
+        };
+        let saved = program.read(Some(&socket), &part()).unwrap();
+        assert_eq!(names(&saved), ["OURS", "FORWARD", "OURS-1"]);
+        assert_eq!(saved.chain("OURS"), program.save("filter").unwrap().chain("OURS"));
+        assert_eq!(program.read(None, &part()).unwrap(), program.save("filter").unwrap());
+
+        // In a chain of one's own, and in another, where it leads to one.
+        for (chain, target) in [("OURS-1", "RETURN"), ("FORWARD", "OURS")] {
+            let mut batch = Batch::new("filter");
+            batch.append(chain, odd().jump(target));
+            program.restore(&batch).unwrap();
+            let saved = program.read(Some(&socket), &part()).unwrap();
+            assert_eq!(saved, program.save("filter").unwrap(), "the whole table");
+            let mut batch = Batch::new("filter");
+            batch.delete(chain, odd().jump(target));
+            program.restore(&batch).unwrap();
+        }
+
+        // Of legacy iptables nothing is to be had there.
+        let program = iptables.program_of(Family::V4, Variant::Legacy).unwrap();
+        assert_eq!(program.read(Some(&socket), &part()).unwrap(), Saved::default());
+    });
 }
 
 #[test]

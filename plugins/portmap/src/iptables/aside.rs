@@ -13,7 +13,7 @@ use linux::nft::{Chain, Rule, Socket, Transaction, Verdict};
 use linux::{Family, Result};
 
 use super::parse::{self, Marker};
-use super::{Adding, DNAT, TABLE, own_chains};
+use super::{Adding, DNAT, TABLE, own_chains, part};
 use crate::Claimant;
 use crate::changes::Kind;
 use crate::conf::{HostPort, Target};
@@ -196,9 +196,10 @@ pub(crate) fn legacy_in_the_way(
 /// # Errors
 /// What the command said.
 pub(crate) fn move_legacy_aside(netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
+    let own = own_chains(claimant);
     for target in &claimant.plan.targets {
         let Some(program) = netfilter.legacy(target.family(), TABLE) else { continue };
-        netfilter.update(&program, TABLE, |saved, batch| {
+        netfilter.update(&program, &part(claimant, &own), |saved, batch| {
             let chains = Adding { saved, claimant, target }.plan_aside(batch);
             claimant.changes.iptables(target.family(), Kind::Legacy, saved, chains);
             Ok(())

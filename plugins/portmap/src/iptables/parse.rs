@@ -6,7 +6,7 @@ use linux::iptables::{Rule, Saved};
 use linux::nft::Protocol;
 use std::net::{IpAddr, SocketAddr};
 
-use super::DNAT;
+use super::{DNAT, START};
 use crate::conf::{HostPort, Mapping, Target};
 use crate::place::Place;
 
@@ -69,7 +69,7 @@ pub(super) fn mapped(saved: &Saved) -> impl Iterator<Item = Mapped<'_>> {
     let entries = saved.chain(DNAT).map(|dnat| dnat.rules.as_slice()).unwrap_or_default();
     let is_used = |name: &str| entries.iter().any(|rule| rule.target() == Some(name));
     let chains =
-        saved.chains.iter().filter(move |c| c.name.starts_with("CNI-DN-") && is_used(&c.name));
+        saved.chains.iter().filter(move |c| c.name.starts_with(START) && is_used(&c.name));
     chains.flat_map(|chain| {
         let marker = marker(&chain.rules);
         chain.rules.iter().filter_map(move |rule| {
