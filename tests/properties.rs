@@ -297,9 +297,15 @@ fn del_of_a_stale_file_cleans_up(host: &Host, sample: &Sample) {
 fn it_comes_back_after_its_namespace_was_lost(host: &Host, sample: &Sample) {
     sample.set_up(host);
     let before = host.snapshot();
+    let pairs = || -> Vec<String> {
+        host.links().into_iter().filter(|link| link.starts_with("veth")).collect()
+    };
+    let others = pairs();
     let mut pod = sample.pod(host, "pod");
     let first = sample.add(host, &pod);
     pod.container.destroy();
+    // An ADD while the kernel is at it finds the routes of the old pair, and fails.
+    host.wait_until("the pair is gone", || pairs() == others);
     pod.container.recreate();
     sample.touch(&pod.container);
     let succeeds = |add: &dyn Fn() -> Outcome| {

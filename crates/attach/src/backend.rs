@@ -291,8 +291,7 @@ impl Netfilter {
     ///
     /// # Errors
     /// Code 50 when what is named is not there, or neither is; when something else
-    /// has a name of `shared`, or another process its table; when iptables cannot
-    /// read its `table` of IPv4.
+    /// has a name of `shared`, or another process its table.
     pub fn status(
         &self,
         named: Option<Backend>,
@@ -305,17 +304,8 @@ impl Netfilter {
             (Backend::Nftables, Some(nft)) => {
                 nft.verify_addable(shared).map_err(ability::unavailable)
             }
-            _ => {
-                self.verify_readable(table)?;
-                lock::verify_host()
-            }
+            _ => lock::verify_host(),
         }
-    }
-
-    /// ADD reads it first. Not that of IPv6, which a network may do without.
-    fn verify_readable(&self, table: &str) -> Result<()> {
-        let Some(program) = self.iptables.program(Family::V4) else { return Ok(()) };
-        program.save(table).map(drop).map_err(ability::unavailable)
     }
 
     fn has_iptables(&self) -> bool {

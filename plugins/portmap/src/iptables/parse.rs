@@ -68,8 +68,7 @@ impl Mapped<'_> {
 pub(super) fn mapped(saved: &Saved) -> impl Iterator<Item = Mapped<'_>> {
     let entries = saved.chain(DNAT).map(|dnat| dnat.rules.as_slice()).unwrap_or_default();
     let is_used = |name: &str| entries.iter().any(|rule| rule.target() == Some(name));
-    let chains =
-        saved.chains.iter().filter(move |c| c.name.starts_with(START) && is_used(&c.name));
+    let chains = saved.chains.iter().filter(move |c| c.name.starts_with(START) && is_used(&c.name));
     chains.flat_map(|chain| {
         let marker = marker(&chain.rules);
         chain.rules.iter().filter_map(move |rule| {
