@@ -34,6 +34,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] routes_have_all_their_attributes,
         [Bridge] a_default_route_that_was_lost_comes_back_to_its_place,
         [Bridge, Ipv6] ipv6_is_off_where_it_is_unused,
+        [Bridge, Ping, Ipv6] ipv6_is_switched_on_at_the_host_end,
         [Bridge] status_asks_ipam,
         [Bridge, PeerPlugins] either_program_checks_and_removes_what_the_other_made,
     } {
@@ -382,6 +383,15 @@ pub(crate) fn ipv6_is_off_where_it_is_unused(host: &Host) {
     let (container, result) = both.attach("dual");
     assert!(container.addresses("eth0").contains(&"fd00:1::2/64".to_owned()));
     both.check(&container, &result).expect_ok();
+}
+
+/// As hardened hosts have it.
+fn ipv6_is_switched_on_at_the_host_end(host: &Host) {
+    host.set_sysctl("net/ipv6/conf/default/disable_ipv6", "1");
+    let both = subject(host, &[V4, V6], json!({}));
+    let (container, result) = both.attach("dual");
+    both.check(&container, &result).expect_ok();
+    container.expect_ping("fd00:1::1");
 }
 
 fn status_asks_ipam(host: &Host) {

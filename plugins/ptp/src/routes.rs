@@ -14,10 +14,10 @@ use attach::veth::Pair;
 use attach::{addresses, kernel};
 use cni::{Error, Result, Success};
 use ipnetwork::IpNetwork;
-use linux::Socket;
 use linux::addr::Addr;
 use linux::link::{self, Link, Mac};
 use linux::route::{self, Filter, Route, Scope, TABLE_MAIN};
+use linux::{Socket, sysctl};
 use std::net::IpAddr;
 
 /// The container's routes to its gateways, and through them to its subnets.
@@ -76,6 +76,18 @@ fn link_local(success: &Success, index: u32, mac: Option<Mac>) -> Option<Addr> {
     mac.filter(|_| has_ipv6).map(|mac| Addr::link_local(index, mac))
 }
 
+/// Off is the default of many a host, and a new link has the default.
+fn speak_ipv6(success: &Success, link: &str) -> Result<()> {
+    if !success.ips.iter().any(|ip| ip.address.is_ipv6()) {
+        return Ok(());
+    }
+    match sysctl::write(&["net", "ipv6", "conf", link, "disable_ipv6"], "0") {
+        // Where there is no IPv6 at all, the address is refused.
+        Err(e) if !e.is_not_found() => Err(kernel(e)),
+        _ => Ok(()),
+    }
+}
+
 /// The host's routes to the container's addresses.
 pub(crate) fn of_host(success: &Success, index: u32) -> Vec<Route> {
     let to = |ip: &cni::IpConfig| {
@@ -91,6 +103,7 @@ pub(crate) fn of_host(success: &Success, index: u32) -> Vec<Route> {
 /// The host routes one of the addresses elsewhere; what the kernel refuses.
 pub(crate) fn make_on_host(host: &Socket, success: &Success, pair: &Pair) -> Result<()> {
     let index = pair.host;
+    speak_ipv6(success, &pair.host_name)?;
     let mut addresses: Vec<_> =
         link_local(success, index, Some(pair.host_mac)).into_iter().collect();
     addresses.extend(host_addresses(success, index));
@@ -103,6 +116,7 @@ pub(crate) fn make_on_host(host: &Socket, success: &Success, pair: &Pair) -> Res
 /// # Errors
 /// Those of [`make_on_host`].
 pub(crate) fn restore_on_host(host: &Socket, promised: &Success, end: &Link) -> Result<()> {
+    speak_ipv6(promised, &end.name)?;
     link::set_up(host, end.index).map_err(kernel)?;
     let present = linux::addr::list(host, None, Some(end.index)).map_err(kernel)?;
     let mut addresses = host_addresses(promised, end.index);
