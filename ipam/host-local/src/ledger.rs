@@ -35,6 +35,10 @@ const DOUBT_AFTER: u64 = 60;
 /// the index of more is left to the next verb.
 const FEW: usize = 1024;
 
+/// Leases that GC removes at once, after which it looks for more: what it is about to
+/// remove is all in memory.
+const LOT: usize = 4096;
+
 /// Who gets an address.
 #[derive(Debug, Clone)]
 pub(crate) struct Owner {
@@ -436,7 +440,8 @@ impl Ledger {
     }
 
     /// Removes every lease whose holder is not to `keep`, but for those made at a
-    /// time that is `young`, in nanoseconds since 1970; goes on after an error.
+    /// time that is `young`, in nanoseconds since 1970; goes on after an error. `tell`
+    /// hears which ones are gone, lot by lot.
     ///
     /// # Errors
     /// The leases could not be read.
@@ -444,26 +449,37 @@ impl Ledger {
         &mut self,
         young: RangeInclusive<u64>,
         keep: impl Fn(&Holder) -> bool,
+        mut tell: impl FnMut(&[IpAddr]),
     ) -> Result<Vec<Error>> {
         let outdated = self.recall();
-        let mut doomed = Vec::new();
-        let mut stays = |ip, holder: &Holder, made| {
-            let odd = matches!(holder, Holder::Unknown(_));
-            let stays = odd || young.contains(&made) || keep(holder);
-            if !stays {
-                let key = key_of(holder).unwrap_or_default();
-                doomed.push((ip, [key, key]));
+        loop {
+            let (mut doomed, mut are_more) = (Vec::new(), false);
+            let mut stays = |ip, holder: &Holder, made| {
+                let odd = matches!(holder, Holder::Unknown(_));
+                let stays = odd || young.contains(&made) || keep(holder);
+                if !stays && doomed.len() < LOT {
+                    let key = key_of(holder).unwrap_or_default();
+                    doomed.push((ip, [key, key]));
+                } else {
+                    are_more |= !stays;
+                }
+                stays
+            };
+            match self.complete {
+                true => self.leases.walk(|ip, holder, made| _ = stays(ip, &holder, made))?,
+                false => self.walk(outdated.as_ref(), FEW, &mut stays)?,
             }
-            stays
-        };
-        match self.complete {
-            true => self.leases.walk(|ip, holder, made| _ = stays(ip, &holder, made))?,
-            false => self.walk(outdated.as_ref(), FEW, &mut stays)?,
+            // What cannot be removed is met again with each lot.
+            let errors = self.remove(&doomed);
+            let are_gone = !self.freed.is_empty();
+            tell(&self.freed);
+            self.freed.clear();
+            if !are_more || !are_gone {
+                // What could not be removed is not among what is known.
+                self.complete &= errors.is_empty() || matches!(self.known, Known::Index(_));
+                return Ok(errors);
+            }
         }
-        let errors = self.remove(&doomed);
-        // What could not be removed is not among what is known.
-        self.complete &= errors.is_empty() || matches!(self.known, Known::Index(_));
-        Ok(errors)
     }
 
     /// Sets the directory's modification time to a value that only this

@@ -83,12 +83,12 @@ impl Plugin for HostLocal {
         let started = now();
         let place = Place::for_teardown(network)?;
         let Some(mut ledger) = Ledger::open_to_sweep(&place).map_err(io)? else { return Ok(()) };
-        let swept = ledger.sweep(started..=now(), |holder| match holder {
+        let is_valid = |holder: &Holder| match holder {
             Holder::Attachment(id) => valid.contains(id),
             Holder::Container(id) => valid.has_container(id),
             Holder::Nobody | Holder::Unknown(_) => false,
-        });
-        network.removed(ledger.freed());
+        };
+        let swept = ledger.sweep(started..=now(), is_valid, |freed| network.removed(freed));
         ledger.finish();
         Error::join(swept.map_err(io)?.into_iter().map(io).collect())
     }

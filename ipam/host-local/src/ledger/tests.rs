@@ -107,6 +107,14 @@ fn uses_index(ledger: &Ledger) -> bool {
     matches!(ledger.known, Known::Index(_))
 }
 
+fn sweep(
+    ledger: &mut Ledger,
+    young: std::ops::RangeInclusive<u64>,
+    keep: impl Fn(&Holder) -> bool,
+) -> Result<Vec<Error>> {
+    ledger.sweep(young, keep, |_| ())
+}
+
 #[test]
 fn leases_are_upstreams_files() {
     let f = Fixture::new("10.1.2.0/24");
@@ -157,7 +165,7 @@ fn whoever_reads_all_leases_leaves_an_index() {
     assert!(uses_index(&open()), "CHECK, DEL and STATUS");
     fs::remove_dir_all(f.temporary.path().join(".oxcni")).expect("there");
     let mut ledger = Ledger::open_to_sweep(&f.place).expect("ours").expect("it is there");
-    assert_eq!(ledger.sweep(u64::MAX..=u64::MAX, |_| true).expect("readable").len(), 0);
+    assert_eq!(sweep(&mut ledger, u64::MAX..=u64::MAX, |_| true).expect("readable").len(), 0);
     ledger.finish();
     assert!(uses_index(&open()), "GC");
     assert_eq!(f.held_by("c1"), ["10.1.0.9"]);
@@ -175,7 +183,7 @@ fn a_sweep_of_thousands_leaves_the_index_to_the_next_verb() {
     }
     let mut ledger = Ledger::open_to_sweep(&f.place).expect("ours").expect("it is there");
     let gone = Holder::Attachment(id("c7"));
-    let swept = ledger.sweep(u64::MAX..=u64::MAX, |holder| *holder != gone);
+    let swept = sweep(&mut ledger, u64::MAX..=u64::MAX, |holder| *holder != gone);
     assert_eq!(swept.expect("readable").len(), 0);
     ledger.finish();
     assert_eq!((f.lease("10.1.1.8"), f.lease("10.1.1.9").is_some()), (None, true));
@@ -216,7 +224,7 @@ fn a_sweep_that_could_not_remove_leaves_no_index() {
     fs::write(f.path("x"), "").expect("written");
     let mut ledger = Ledger::open_to_sweep(&f.place).expect("ours").expect("it is there");
     // When it is to be removed, a folder stands there, which no lease is.
-    let errors = ledger.sweep(u64::MAX..=u64::MAX, |holder| {
+    let errors = sweep(&mut ledger, u64::MAX..=u64::MAX, |holder| {
         if *holder == Holder::Attachment(id("c1")) {
             fs::remove_file(f.path("10.1.0.2")).expect("there");
             fs::create_dir(f.path("10.1.0.2")).expect("made");
@@ -415,6 +423,27 @@ fn leases_of_the_old_format_are_of_all_interfaces() {
 }
 
 #[test]
+fn more_than_one_lot_is_swept() {
+    let f = Fixture::new("10.1.0.0/16");
+    fs::create_dir_all(f.path("")).expect("made");
+    let many = LOT * 2 + 5;
+    for n in 0..many {
+        let path = f.path(&format!("10.1.{}.{}", n / 250, n % 250 + 2));
+        fs::write(path, format!("gone{n}\r\neth0")).expect("written");
+    }
+    fs::write(f.path("10.1.200.2"), "stays\r\neth0").expect("written");
+    let mut told = 0;
+    let mut ledger = f.open();
+    let stays =
+        |holder: &Holder| matches!(holder, Holder::Attachment(id) if id.container_id == "stays");
+    let errors = ledger.sweep(u64::MAX..=u64::MAX, stays, |lot| told += lot.len());
+    assert_eq!((errors.expect("readable").len(), told), (0, many));
+    ledger.finish();
+    assert_eq!(f.held_by("stays"), ["10.1.200.2"]);
+    assert!(f.held_by("gone77").is_empty());
+}
+
+#[test]
 fn only_addresses_are_leases() {
     let f = Fixture::new("10.1.0.0/16");
     fs::create_dir(f.path("")).expect("made");
@@ -440,7 +469,7 @@ fn only_addresses_are_leases() {
     let left = names.iter().filter(|name| f.path(name).exists()).count();
     assert_eq!(left, names.len() - 1);
     let mut ledger = f.open();
-    let swept = ledger.sweep(u64::MAX..=u64::MAX, |_| false).expect("readable");
+    let swept = sweep(&mut ledger, u64::MAX..=u64::MAX, |_| false).expect("readable");
     assert_eq!(swept.len(), 0);
     ledger.finish();
     let left = names.iter().filter(|name| f.path(name).exists()).count();
@@ -468,7 +497,7 @@ fn a_sweep_takes_what_is_not_kept_and_not_young() {
     // anew, of what it leaves.
     let mut ledger = Ledger::open_to_sweep(&f.place).expect("ours").expect("it is there");
     let keep = id("c2");
-    let errors = ledger.sweep(started..=u64::MAX, |h| *h == Holder::Attachment(keep.clone()));
+    let errors = sweep(&mut ledger, started..=u64::MAX, |h| *h == Holder::Attachment(keep.clone()));
     assert_eq!(errors.expect("readable").len(), 0);
     ledger.finish();
     assert!(uses_index(&f.open()));
@@ -482,7 +511,7 @@ fn a_sweep_takes_what_is_not_kept_and_not_young() {
     );
     // With a current index it is kept up to date.
     let mut ledger = Ledger::open_to_sweep(&f.place).expect("ours").expect("it is there");
-    assert_eq!(ledger.sweep(u64::MAX..=u64::MAX, |_| false).expect("readable").len(), 0);
+    assert_eq!(sweep(&mut ledger, u64::MAX..=u64::MAX, |_| false).expect("readable").len(), 0);
     ledger.finish();
     let mut ledger = f.open();
     assert!(uses_index(&ledger));
@@ -500,7 +529,7 @@ fn a_sweep_takes_what_is_younger_than_it_can_be() {
     made.set_modified(std::time::SystemTime::now() + Duration::from_secs(1 << 30)).expect("ours");
     let now = store::now().as_nanos() as u64;
     let mut ledger = Ledger::open_to_sweep(&f.place).expect("ours").expect("it is there");
-    assert_eq!(ledger.sweep(now..=now, |_| false).expect("readable").len(), 0);
+    assert_eq!(sweep(&mut ledger, now..=now, |_| false).expect("readable").len(), 0);
     assert_eq!(f.lease("10.1.0.2"), None);
 }
 
