@@ -1,13 +1,15 @@
 //! What the neighbours hear: announcements, questions about duplicates.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testkit::{Case, Container, Frame, Host, Netns, Payload, cases};
+use testkit::{Case, Container, Frame, Host, Netns, Payload, cases, with_previous_result};
 
 use super::{attach, attach_by_hand};
-use crate::conf::{bridge, fixed, with};
+use crate::conf::{bridge, fixed, leased, with};
 
 /// How long a frame may take that must come.
 const BOUND: Duration = Duration::from_secs(5);
@@ -26,6 +28,7 @@ pub(super) fn list() -> Vec<Case> {
         // Upstream lets the gateway be checked for duplicates for a second or
         // two, in which it does not answer.
         [Bridge, Ipv6, Ping] the_gateway_answers_at_once,
+        [Bridge, Ping] the_gateway_of_many_at_once_has_one_address,
         // Newer than Debian's package of upstream's.
         [Bridge, Ipv6] a_unique_address_is_asked_about_and_used,
         [Bridge, Ipv6] a_duplicate_address_is_named_and_nothing_is_left,
@@ -108,6 +111,30 @@ fn no_address_of_a_container_is_tentative(host: &Host) {
     assert_eq!(tentative(&one, "eth0"), Vec::<Value>::new());
     assert_eq!(one.addresses("eth0").len(), 2);
     assert_eq!(one.sysctl("net/ipv6/conf/eth0/accept_dad").as_deref(), Some("0"));
+}
+
+/// On a bridge of others, which follows the addresses of its ports.
+fn the_gateway_of_many_at_once_has_one_address(host: &Host) {
+    for _ in 0..4 {
+        host.exec("ip link add cni0 type bridge");
+        host.exec("ip link set cni0 up");
+        let conf = bridge(host, json!({"isGateway": true, "ipam": leased(&["10.1.0.0/24"])}));
+        let pods: Vec<_> = (0..6).map(|n| host.container(&format!("pod{n}"))).collect();
+        let results = Mutex::new(BTreeMap::new());
+        host.parallel(pods.len(), |n| {
+            let result = host.plugin("bridge").add(&pods[n], "eth0", &conf).expect_result();
+            pods[n].expect_ping("10.1.0.1");
+            results.lock().expect("nobody failed").insert(n, result);
+        });
+        for (n, result) in results.into_inner().expect("nobody failed") {
+            let conf = with_previous_result(&conf, &result);
+            host.plugin("bridge").check(&pods[n], "eth0", &conf).expect_ok();
+            pods[n].expect_ping("10.1.0.1");
+            host.plugin("bridge").del(&pods[n], "eth0", &conf).expect_ok();
+            pods[n].destroy();
+        }
+        host.exec("ip link del cni0");
+    }
 }
 
 fn the_gateway_answers_at_once(host: &Host) {

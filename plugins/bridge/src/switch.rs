@@ -11,6 +11,7 @@ use cni::{Code, Error, Result, Success};
 use linux::addr::{self, Addr};
 use linux::link::{self, BridgeSpec, Change, Link, LinkInfo, Mac};
 use linux::netns::Namespace;
+use linux::route::Scope;
 use linux::{Socket, sysctl};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -92,6 +93,7 @@ pub(crate) fn ensure<'r>(
     if !bridge.is_kind("bridge") {
         return Err(not_a_bridge(&bridge));
     }
+    let bridge = pinned(host, plan, bridge)?;
     let own = bridge.clone();
     undo.push("give the bridge its own address and MTU back", move |sandbox| lone(sandbox, &own));
     let to_filter = vlan_filtering && !filters_vlans(&bridge);
@@ -112,6 +114,23 @@ pub(crate) fn ensure<'r>(
     }
     veth::refuse_router_advertisements(name)?;
     Ok(bridge)
+}
+
+/// A bridge of others may follow its ports' addresses; to be told its own ends that. A
+/// gateway's is what neighbours remember, and what several ADDs at once promise: so
+/// before the first port of ours, which is before it has a gateway's address.
+fn pinned(host: &Socket, plan: &Plan, bridge: Link) -> Result<Link> {
+    let is_concerned = plan.is_gateway && plan.ipam.is_some() && plan.vlan == 0;
+    let lasts = |addr: &Addr| addr.scope != Scope::LINK;
+    if !is_concerned
+        || addr::list(host, None, Some(bridge.index)).map_err(kernel)?.iter().any(lasts)
+    {
+        return Ok(bridge);
+    }
+    let Some(mac) = bridge.mac else { return Ok(bridge) };
+    let mac = if mac.is_zero() { Mac::random() } else { mac };
+    link::set_mac(host, bridge.index, mac).map_err(kernel)?;
+    Ok(Link { mac: Some(mac), ..bridge })
 }
 
 /// A bridge of others, before an ADD changed it.
