@@ -117,6 +117,18 @@ fn the_host_speaks_first_and_nobody_outside_takes_it_for_the_shim(host: &Host) {
         outside.exec("ip link set uplink up");
         host.wait_until("it has again", || outside.answers_ping("192.0.2.1"));
         assert!(host.answers_ping("192.0.2.10"), "the cable was out");
+        // Until the host would have asked for the last time.
+        for (key, value) in [("base_reachable_time_ms", "500"), ("delay_first_probe_time", "1")] {
+            host.set_sysctl(&format!("net/ipv4/neigh/{shim}/{key}"), value);
+        }
+        outside.exec("ip link set uplink down");
+        host.wait_until("the parent has no carrier", || !host.answers_ping("192.0.2.10"));
+        for _ in 0..8 {
+            assert!(!host.answers_ping("192.0.2.10"), "the parent has no carrier");
+        }
+        outside.exec("ip link set uplink up");
+        host.wait_until("it has again", || outside.answers_ping("192.0.2.1"));
+        host.wait_until("the host reaches the container", || host.answers_ping("192.0.2.10"));
         host.exec(format!("ip neighbour flush dev {shim}"));
         assert!(!host.answers_ping("192.0.2.10"), "nobody may be asked");
         subject.check(&container, &result).expect_error(999, "");

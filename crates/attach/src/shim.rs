@@ -387,12 +387,15 @@ fn dress(sandbox: &Sandbox, plan: &Plan, shim: &Link) -> Result<()> {
     host.batch(messages).map_err(|e| kernel(e.context(format_args!("set up host shim {name}"))))
 }
 
-/// Has the host ask no neighbour by broadcast, also when one does not answer. Where the
-/// kernel drops what it knows whenever the parent has no carrier (before Linux 5.16), a
-/// container would then be out of reach until it speaks, and the host asks.
+/// Has the host ask no neighbour by broadcast, also when one does not answer; it goes on
+/// to ask that one by its Ethernet address, which else would be forgotten for good when
+/// the parent had no carrier for some seconds. Where the kernel drops what it knows
+/// whenever that is so (before Linux 5.16), a container would then be out of reach until
+/// it speaks, and the host asks.
 fn ask_nobody(name: &str) -> Result<()> {
+    let set = |key: &str, value: &str| set_if_there(&["net", "ipv4", "neigh", name, key], value);
     match sysctl::write(&["net", "ipv4", "conf", name, "arp_evict_nocarrier"], "0") {
-        Ok(_) => set_if_there(&["net", "ipv4", "neigh", name, "mcast_solicit"], "0"),
+        Ok(_) => set("ucast_solicit", "2147483647").and_then(|()| set("mcast_solicit", "0")),
         Err(e) if e.is_not_found() => Ok(()),
         Err(e) => Err(kernel(e)),
     }
