@@ -27,9 +27,9 @@ pub(crate) const DIRECTORY: &str = "/var/lib/cni/oxcni/host-device";
 const DIRECTORY_MODE: u32 = 0o755;
 const FILE_MODE: u32 = 0o600;
 
-/// Bytes of the longest record: some thousand addresses, routes and neighbours of
-/// a few hundred bytes each.
-const RECORD_MAX: usize = 2 << 20;
+/// Bytes of the longest record: eight thousand addresses, routes and neighbours of
+/// some 400 bytes each, of the device and of its VLANs, and four thousand of these.
+pub(crate) const RECORD_MAX: usize = 16 << 20;
 
 /// Bytes kept free for the index in the container, which is written in the
 /// place of `null` later.

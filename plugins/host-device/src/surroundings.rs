@@ -22,8 +22,12 @@ use linux::{Namespace, Socket, addr, neigh, route};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 
-/// The most of each list that is recorded: a router may have a million routes.
+/// The most of each list of the device that is recorded: a router may have a million
+/// routes.
 const RECORDED_MAX: usize = 1000;
+
+/// The same of all lists of its VLANs together.
+const RECORDED_OF_UPPERS: usize = 4000;
 
 /// What there is on a link, around it, and in its folders below /proc/sys/net.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,7 +94,13 @@ impl Surroundings {
         json["ipv4"] = json!(self.sysctls.ipv4);
         json["ipv6"] = json!(self.sysctls.ipv6);
         json["master"] = json!(self.master.as_ref().map(Master::to_json));
-        json["uppers"] = list(&self.uppers, Upper::to_json);
+        let mut room = RECORDED_OF_UPPERS;
+        let uppers = self.uppers.iter().map(|upper| {
+            let mut upper = upper.clone();
+            upper.on_link.shorten(&mut room);
+            upper.to_json()
+        });
+        json["uppers"] = uppers.collect();
         json
     }
 
@@ -172,6 +182,18 @@ fn read_list<T>(json: &Value, read: fn(&Value) -> Option<T>) -> Vec<T> {
 }
 
 impl OnLink {
+    /// To what there is room for, which becomes less by it.
+    fn shorten(&mut self, room: &mut usize) {
+        fn keep<T>(list: &mut Vec<T>, room: &mut usize) {
+            list.truncate(*room);
+            *room -= list.len();
+        }
+        keep(&mut self.addresses, room);
+        keep(&mut self.routes, room);
+        keep(&mut self.neighbours, room);
+        keep(&mut self.proxies, room);
+    }
+
     fn of(host: &Socket, index: u32) -> linux::Result<OnLink> {
         let mut addresses = addr::list(host, None, Some(index))?;
         addresses.retain(|addr| {
@@ -361,6 +383,29 @@ impl Master {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_can_be_read_however_much_there_is() {
+        let route = |n: u32| {
+            let [_, b, c, d] = n.to_be_bytes();
+            Route::new(format!("10.{b}.{c}.{d}/32").parse().expect("a prefix")).dev(7)
+        };
+        let on_link = OnLink { routes: (0..900).map(route).collect(), ..OnLink::default() };
+        let upper = |index| Upper { index, up: true, mtu: 1500, on_link: on_link.clone() };
+        let much = Surroundings {
+            on_device: OnLink { routes: (0..5000).map(route).collect(), ..OnLink::default() },
+            uppers: (8..4102).map(upper).collect(),
+            ..Surroundings::default()
+        };
+        let json = much.to_json();
+        let length = serde_json::to_vec_pretty(&json).expect("plain").len();
+        assert!(length < crate::record::RECORD_MAX / 2, "{length}");
+        let read = Surroundings::read(&json);
+        assert_eq!(read.uppers.len(), much.uppers.len());
+        assert_eq!(read.on_device.routes.len(), RECORDED_MAX);
+        let of_uppers: usize = read.uppers.iter().map(|upper| upper.on_link.routes.len()).sum();
+        assert_eq!(of_uppers, RECORDED_OF_UPPERS);
+    }
 
     #[test]
     fn what_is_recorded_is_read() {
