@@ -177,28 +177,44 @@ pub(crate) fn services_come_first(host: &Host, backend: &str) {
 }
 
 /// In IPVS mode kube-proxy gives a link of the host the services' addresses, and has an
-/// `ACCEPT` at the end of its chain keep them from rules about the host's own.
+/// `ACCEPT` at the end of its chain keep them from rules about the host's own. Kubelet is
+/// there before any container, kube-proxy may come later.
 fn services_with_local_addresses_come_first(host: &Host) {
     const SERVICE: &str = "10.96.0.10";
     let outside = outside(host);
-    // Of any kind but kube-proxy's own, which this kernel may lack.
-    host.exec("ip link add kube-ipvs0 type bridge");
-    host.exec(format!("ip address add {SERVICE}/32 dev kube-ipvs0"));
-    host.exec("iptables -w -t nat -N KUBE-SERVICES");
-    for chain in ["PREROUTING", "OUTPUT"] {
-        host.exec(format!("iptables -w -t nat -A {chain} -j KUBE-SERVICES"));
-    }
-    host.exec(format!(
-        "iptables -w -t nat -A KUBE-SERVICES -p tcp -d {SERVICE} --dport 18080 -j ACCEPT"
-    ));
+    let kube_proxy = || {
+        // Of any kind but kube-proxy's own, which this kernel may lack.
+        host.exec("ip link add kube-ipvs0 type bridge");
+        host.exec(format!("ip address add {SERVICE}/32 dev kube-ipvs0"));
+        host.exec("iptables -w -t nat -N KUBE-SERVICES");
+        for chain in ["PREROUTING", "OUTPUT"] {
+            host.exec(format!("iptables -w -t nat -I {chain} -j KUBE-SERVICES"));
+        }
+        host.exec(format!(
+            "iptables -w -t nat -A KUBE-SERVICES -p tcp -d {SERVICE} --dport 18080 -j ACCEPT"
+        ));
+    };
+    host.exec("iptables -w -t mangle -N KUBE-KUBELET-CANARY");
     let (pod, neighbour) = (Pod::new(host, "pod"), Pod::new(host, "neighbour"));
-    pod.map(host, &portmap("", &[tcp(18080, 8080)])).expect_result();
-    let service = host.echo_server(18080);
-    neighbour.container.tcp(at(SERVICE, 18080)).expect("the service answers a pod");
-    host.tcp(at(SERVICE, 18080)).expect("the service answers the host");
-    drop(service);
-    let _server = pod.container.echo_server(8080);
-    outside.tcp(at(HOST[0], 18080)).expect("the pod answers");
+    let conf = portmap("", &[tcp(18080, 8080)]);
+    pod.map(host, &conf).expect_result();
+    kube_proxy();
+    for _ in 0..2 {
+        let service = host.echo_server(18080);
+        neighbour.container.tcp(at(SERVICE, 18080)).expect("the service answers a pod");
+        host.tcp(at(SERVICE, 18080)).expect("the service answers the host");
+        drop(service);
+        let server = pod.container.echo_server(8080);
+        outside.tcp(at(HOST[0], 18080)).expect("the pod answers");
+        drop(server);
+        pod.unmap(host, &conf).expect_ok();
+        pod.map(host, &conf).expect_result();
+    }
+    pod.unmap(host, &conf).expect_ok();
+    // Where it is known that the services have no addresses of the host.
+    host.exec("ip link del kube-ipvs0");
+    pod.map(host, &conf).expect_result();
+    assert!(host.exec("nft list tables").contains("cni_hostport"));
 }
 
 /// CVE-2020-8558: `route_localnet` must not open what listens at 127.0.0.1 to
@@ -433,7 +449,7 @@ fn conditions(host: &Host, backend: &str) {
     let word = if backend == "nftables" { "saddr" } else { "-s" };
     conf["conditionsV4"] = json!([word, "nonsense words here"]);
     let before = host.snapshot();
-    pod.map(host, &conf).expect_error(999, "conditionsV4");
+    pod.map(host, &conf).expect_error(7, "conditionsV4");
     host.expect_unchanged(&before);
 }
 
@@ -451,7 +467,7 @@ fn refused_conditions(host: &Host, backend: &str) {
             pod.map(host, made).expect_result();
         }
         let before = host.snapshot();
-        pod.map(host, &wrong).expect_error(999, "conditionsV6");
+        pod.map(host, &wrong).expect_error(7, "conditionsV6");
         host.expect_unchanged(&before);
         if let Some(made) = made {
             pod.expect_checked(host, made);

@@ -315,7 +315,8 @@ impl Netfilter {
     /// Whether rules of the host that stand where ours would with iptables may
     /// except packets from ours.
     fn host_makes_exceptions(&self, socket: &Socket, table: &str, chains: &[&str]) -> Result<bool> {
-        if chains.contains(&"PREROUTING") && self.has_iptables() && has_local_services()? {
+        let is_concerned = chains.contains(&"PREROUTING") && self.has_iptables();
+        if is_concerned && services_may_be_local(socket)? {
             return Ok(true);
         }
         for family in FAMILIES {
@@ -347,11 +348,27 @@ impl Netfilter {
 }
 
 /// Whether the services' addresses are the host's own, on the link that kube-proxy has
-/// for them in IPVS mode. What is to them it excepts from rules about local addresses,
-/// by an `ACCEPT` at the end of its `KUBE-SERVICES` (CVE-2019-9946).
-fn has_local_services() -> Result<bool> {
+/// for them in IPVS mode, or may come to be so: kubelet is there, and neither is a trace
+/// of kube-proxy's other modes yet. What is to them it excepts from rules about local
+/// addresses, by an `ACCEPT` at the end of its `KUBE-SERVICES` (CVE-2019-9946).
+fn services_may_be_local(socket: &Socket) -> Result<bool> {
     let host = linux::Socket::route().map_err(kernel)?;
-    Ok(link::find(&host, "kube-ipvs0").map_err(kernel)?.is_some())
+    if link::find(&host, "kube-ipvs0").map_err(kernel)?.is_some() {
+        return Ok(true);
+    }
+    let any = |table: &str, chain: &str| -> Result<bool> {
+        for family in FAMILIES {
+            let table = iptables::nft_table(family, table);
+            if socket.chain(&table, chain).map_err(kernel)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    Ok(any("mangle", "KUBE-KUBELET-CANARY")?
+        && !any("nat", "KUBE-SERVICES")?
+        && socket.table(linux::nft::Family::Ip, "kube-proxy").map_err(kernel)?.is_none()
+        && socket.table(linux::nft::Family::Ip6, "kube-proxy").map_err(kernel)?.is_none())
 }
 
 /// What the names of chains begin with that are not looked into: they are about
