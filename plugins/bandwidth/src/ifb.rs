@@ -215,11 +215,19 @@ pub(crate) fn stale(host: &Socket, network: &Network, valid: &Attachments) -> Re
 }
 
 /// Whether an ADD of upstream's is done with it and what it was for is gone. Its
-/// token bucket is the last that such an ADD makes, so it is looked for first.
+/// token bucket is the last that such an ADD makes, so it is looked for first. Ours has
+/// its alias before that, but the list may have been from before both.
 fn is_left_behind(host: &Socket, ifb: &Link) -> Result<bool> {
     let bucket = tc::get(host, ifb.index, Hook::Root).map_err(kernel)?;
-    let is_done = bucket.is_some_and(|qdisc| qdisc.tbf.is_some());
-    Ok(is_done && redirect::sources(host, ifb.index)?.is_empty())
+    if bucket.is_none_or(|qdisc| qdisc.tbf.is_none()) {
+        return Ok(false);
+    }
+    match link::get_by_index(host, ifb.index) {
+        Ok(now) if key(&now).is_some() => Ok(false),
+        Ok(_) => Ok(redirect::sources(host, ifb.index)?.is_empty()),
+        Err(e) if e.is_not_found() => Ok(false),
+        Err(e) => Err(kernel(e)),
+    }
 }
 
 #[cfg(test)]
