@@ -222,9 +222,8 @@ fn a_table_that_iptables_cannot_show(host: &Host) {
     let outside = host.outside();
     let pod = Pod::new(host, "pod");
     let _server = pod.container.echo_server(80);
-    host.exec("iptables -w -t nat -L");
+    host.exec("iptables -w -t nat -N SEEN");
     host.exec("nft add set ip nat seen { type ipv4_addr; flags dynamic,timeout; }");
-    host.exec("nft add chain ip nat SEEN");
     host.exec("nft add rule ip nat SEEN update @seen { ip saddr timeout 10s } counter");
     let shown = host.exec("iptables-save -t nat");
     assert!(shown.contains("Table `nat' is incompatible"), "this one can show it: {shown}");

@@ -4,13 +4,14 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto, socket,
 };
 
+use crate::host::pause;
 use crate::sctp;
 
 /// How long a client waits for a connection and then for the answer.
@@ -33,8 +34,10 @@ impl EchoServer {
     pub(crate) fn start(port: u16) -> Self {
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         // A socket of IPv6 takes IPv4 as well (net.ipv6.bindv6only is 0).
-        let listener = TcpListener::bind(any).unwrap_or_else(|e| panic!("listen on {any}: {e}"));
-        let datagrams = UdpSocket::bind(any).unwrap_or_else(|e| panic!("bind {any}: {e}"));
+        let listener = once_free(|| TcpListener::bind(any));
+        let listener = listener.unwrap_or_else(|e| panic!("listen on {any}: {e}"));
+        let datagrams = once_free(|| UdpSocket::bind(any));
+        let datagrams = datagrams.unwrap_or_else(|e| panic!("bind {any}: {e}"));
         Self::serving(listener, Some(datagrams))
     }
 
@@ -49,6 +52,18 @@ impl EchoServer {
         let (stopped, stop) = io::pipe().unwrap_or_else(|e| panic!("make a pipe: {e}"));
         let thread = thread::spawn(move || serve(&listener, datagrams.as_ref(), &stopped));
         Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+/// The socket of the server before is open until a program that another test begins to
+/// execute at that moment has begun.
+fn once_free<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let give_up = Instant::now() + Duration::from_secs(2);
+    loop {
+        match bind() {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => pause(),
+            bound => return bound,
+        }
     }
 }
 
