@@ -186,7 +186,6 @@ fn services_with_local_addresses_come_first(host: &Host) {
         // Of any kind but kube-proxy's own, which this kernel may lack.
         host.exec("ip link add kube-ipvs0 type bridge");
         host.exec(format!("ip address add {SERVICE}/32 dev kube-ipvs0"));
-        host.exec("iptables -w -t nat -N KUBE-SERVICES");
         for chain in ["PREROUTING", "OUTPUT"] {
             host.exec(format!("iptables -w -t nat -I {chain} -j KUBE-SERVICES"));
         }
@@ -195,6 +194,7 @@ fn services_with_local_addresses_come_first(host: &Host) {
         ));
     };
     host.exec("iptables -w -t mangle -N KUBE-KUBELET-CANARY");
+    host.exec("iptables -w -t nat -N KUBE-SERVICES");
     let (pod, neighbour) = (Pod::new(host, "pod"), Pod::new(host, "neighbour"));
     let conf = portmap("", &[tcp(18080, 8080)]);
     pod.map(host, &conf).expect_result();
@@ -213,6 +213,7 @@ fn services_with_local_addresses_come_first(host: &Host) {
     pod.unmap(host, &conf).expect_ok();
     // Where it is known that the services have no addresses of the host.
     host.exec("ip link del kube-ipvs0");
+    host.exec("iptables -w -t nat -N KUBE-NODEPORTS");
     pod.map(host, &conf).expect_result();
     assert!(host.exec("nft list tables").contains("cni_hostport"));
 }

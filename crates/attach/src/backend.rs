@@ -348,8 +348,8 @@ impl Netfilter {
 }
 
 /// Whether the services' addresses are the host's own, on the link that kube-proxy has
-/// for them in IPVS mode, or may come to be so: kubelet is there, and neither is a trace
-/// of kube-proxy's other modes yet. What is to them it excepts from rules about local
+/// for them in IPVS mode, or may come to be so: kubelet is there, and neither is what
+/// only the other modes of kube-proxy have. What is to them it excepts from rules about local
 /// addresses, by an `ACCEPT` at the end of its `KUBE-SERVICES` (CVE-2019-9946).
 fn services_may_be_local(socket: &Socket) -> Result<bool> {
     let host = linux::Socket::route().map_err(kernel)?;
@@ -366,7 +366,7 @@ fn services_may_be_local(socket: &Socket) -> Result<bool> {
         Ok(false)
     };
     Ok(any("mangle", "KUBE-KUBELET-CANARY")?
-        && !any("nat", "KUBE-SERVICES")?
+        && !any("nat", "KUBE-NODEPORTS")?
         && socket.table(linux::nft::Family::Ip, "kube-proxy").map_err(kernel)?.is_none()
         && socket.table(linux::nft::Family::Ip6, "kube-proxy").map_err(kernel)?.is_none())
 }

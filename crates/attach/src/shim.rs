@@ -395,7 +395,7 @@ fn dress(sandbox: &Sandbox, plan: &Plan, shim: &Link) -> Result<()> {
 fn ask_nobody(name: &str) -> Result<()> {
     let set = |key: &str, value: &str| set_if_there(&["net", "ipv4", "neigh", name, key], value);
     match sysctl::write(&["net", "ipv4", "conf", name, "arp_evict_nocarrier"], "0") {
-        Ok(_) => set("ucast_solicit", "2147483647").and_then(|()| set("mcast_solicit", "0")),
+        Ok(_) => set("ucast_solicit", "1000000000").and_then(|()| set("mcast_solicit", "0")),
         Err(e) if e.is_not_found() => Ok(()),
         Err(e) => Err(kernel(e)),
     }

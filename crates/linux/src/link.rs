@@ -12,6 +12,7 @@ mod parented;
 mod rest;
 
 use std::fmt;
+use std::fs;
 
 use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::link::{
@@ -397,6 +398,21 @@ fn get_with(
 /// The kernel's.
 pub fn list(socket: &Socket) -> Result<Vec<Link>> {
     list_with(socket, "list links".to_owned(), None)
+}
+
+/// Whether the link keeps its Ethernet address unless it is told another one; a bridge
+/// may take it from its ports. `None` where the mounted sysfs does not show the link, as
+/// that of another namespace.
+#[must_use]
+pub fn has_lasting_mac(link: &Link) -> Option<bool> {
+    /// `NET_ADDR_SET`
+    const SET: &str = "3";
+    let read = |key: &str| {
+        let text = fs::read_to_string(format!("/sys/class/net/{}/{key}", link.name)).ok()?;
+        Some(text.trim_end().to_owned())
+    };
+    let is_it = read("address")? == link.mac?.to_string();
+    if is_it { Some(read("addr_assign_type")? == SET) } else { None }
 }
 
 /// The links whose master is the one with this index, like

@@ -37,7 +37,7 @@ const FEW: usize = 1024;
 
 /// Leases that GC removes at once, after which it looks for more: what it is about to
 /// remove is all in memory.
-const LOT: usize = 4096;
+const LOT: usize = 2048;
 
 /// Who gets an address.
 #[derive(Debug, Clone)]
@@ -452,12 +452,13 @@ impl Ledger {
         mut tell: impl FnMut(&[IpAddr]),
     ) -> Result<Vec<Error>> {
         let outdated = self.recall();
+        let mut lot = LOT;
         loop {
             let (mut doomed, mut are_more) = (Vec::new(), false);
             let mut stays = |ip, holder: &Holder, made| {
                 let odd = matches!(holder, Holder::Unknown(_));
                 let stays = odd || young.contains(&made) || keep(holder);
-                if !stays && doomed.len() < LOT {
+                if !stays && doomed.len() < lot {
                     let key = key_of(holder).unwrap_or_default();
                     doomed.push((ip, [key, key]));
                 } else {
@@ -471,10 +472,12 @@ impl Ledger {
             }
             // What cannot be removed is met again with each lot.
             let errors = self.remove(&doomed);
-            let are_gone = !self.freed.is_empty();
+            if self.freed.is_empty() {
+                lot *= 2;
+            }
             tell(&self.freed);
             self.freed.clear();
-            if !are_more || !are_gone {
+            if !are_more {
                 // What could not be removed is not among what is known.
                 self.complete &= errors.is_empty() || matches!(self.known, Known::Index(_));
                 return Ok(errors);

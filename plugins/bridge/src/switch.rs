@@ -11,7 +11,6 @@ use cni::{Code, Error, Result, Success};
 use linux::addr::{self, Addr};
 use linux::link::{self, BridgeSpec, Change, Link, LinkInfo, Mac};
 use linux::netns::Namespace;
-use linux::route::Scope;
 use linux::{Socket, sysctl};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -118,16 +117,21 @@ pub(crate) fn ensure<'r>(
 
 /// A bridge of others may follow its ports' addresses; to be told its own ends that. A
 /// gateway's is what neighbours remember, and what several ADDs at once promise: so
-/// before the first port of ours, which is before it has a gateway's address.
+/// before the first port of ours.
 fn pinned(host: &Socket, plan: &Plan, bridge: Link) -> Result<Link> {
     let is_concerned = plan.is_gateway && plan.ipam.is_some() && plan.vlan == 0;
-    let lasts = |addr: &Addr| addr.scope != Scope::LINK;
-    if !is_concerned
-        || addr::list(host, None, Some(bridge.index)).map_err(kernel)?.iter().any(lasts)
-    {
+    let Some(mac) = bridge.mac.filter(|_| is_concerned) else { return Ok(bridge) };
+    let lasts = match link::has_lasting_mac(&bridge) {
+        Some(lasts) => lasts,
+        // Then it has the address of a port, as soon as there is one.
+        None => {
+            let ports = link::list_ports(host, bridge.index).map_err(kernel)?;
+            !ports.is_empty() && ports.iter().all(|port| port.mac != Some(mac))
+        }
+    };
+    if lasts {
         return Ok(bridge);
     }
-    let Some(mac) = bridge.mac else { return Ok(bridge) };
     let mac = if mac.is_zero() { Mac::random() } else { mac };
     link::set_mac(host, bridge.index, mac).map_err(kernel)?;
     Ok(Link { mac: Some(mac), ..bridge })
