@@ -117,7 +117,10 @@ impl DisableIpv6WhenUnused {
 }
 
 /// A kernel without the sysctl does not need it.
-pub(crate) fn set_if_there(name: &[&str], value: &str) -> Result<()> {
+///
+/// # Errors
+/// The sysctl is there and cannot be written.
+pub fn set_if_there(name: &[&str], value: &str) -> Result<()> {
     match sysctl::write(name, value) {
         Err(e) if !e.is_not_found() => Err(kernel(e)),
         _ => Ok(()),

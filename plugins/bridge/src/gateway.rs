@@ -36,18 +36,8 @@ pub(crate) fn forwarding(plan: &Plan, success: &Success) -> Result<Forwarding> {
     Forwarding::needed(gateways.iter().map(IpNetwork::ip))
 }
 
-/// What the result has to say of the gateway.
-#[derive(Default)]
-pub(crate) struct Gateway {
-    /// The VLAN's link, if the addresses are on one.
-    pub(crate) vlan_link: Option<Interface>,
-    /// The address the bridge was given for good.
-    pub(crate) pinned: Option<Mac>,
-}
-
-/// Puts the gateway addresses where they belong and switches forwarding on. `bridge`
-/// is as it was before the new port, whose address it may have taken since.
-/// When it fails, it has taken back what it added; others may rely on it once
+/// Puts the gateway addresses where they belong and switches forwarding on.
+/// Answers the VLAN's link, if they are on one. When it fails, it has taken back what it added; others may rely on it once
 /// it has not, so it is the last step of an ADD that can fail.
 ///
 /// Like `ip addr add G dev cni0`.
@@ -55,16 +45,15 @@ pub(crate) fn ensure(
     sandbox: &Sandbox,
     plan: &Plan,
     bridge: &Link,
-    has_followed: bool,
     success: &Success,
     forwarding: Forwarding,
-) -> Result<Gateway> {
+) -> Result<Option<Interface>> {
     if !plan.is_gateway || plan.ipam.is_none() {
-        return Ok(Gateway::default());
+        return Ok(None);
     }
     let mut made = Vec::new();
-    let done = ensure_addresses(sandbox, plan, bridge, has_followed, success, &mut made)
-        .and_then(|gateway| forwarding.switch_on(sandbox).map(|()| gateway));
+    let done = ensure_addresses(sandbox, plan, bridge, success, &mut made)
+        .and_then(|vlan_link| forwarding.switch_on(sandbox).map(|()| vlan_link));
     done.map_err(|error| {
         let undo = made.iter().rev().filter_map(|made| made.take_back(sandbox).err());
         undo.fold(error, |error, failed| error.with_details(format!("undo: {failed}")))
@@ -102,10 +91,9 @@ fn ensure_addresses(
     sandbox: &Sandbox,
     plan: &Plan,
     bridge: &Link,
-    has_followed: bool,
     success: &Success,
     made: &mut Vec<Made>,
-) -> Result<Gateway> {
+) -> Result<Option<Interface>> {
     let host = sandbox.host();
     let vlan_link = match plan.vlan {
         0 => None,
@@ -163,21 +151,11 @@ fn ensure_addresses(
             }
         }
     }
-    let mut gateway = Gateway::default();
-    let may_follow = has_followed || !missing.is_empty();
-    if let (true, None, Some(mac)) = (may_follow, &vlan_link, bridge.mac) {
-        // A bridge made by somebody else may still follow its ports' addresses;
-        // setting the one it has ends that.
-        let mac = if mac.is_zero() { Mac::random() } else { mac };
-        link::set_mac(host, carrier.index, mac).map_err(kernel)?;
-        gateway.pinned = Some(mac);
-    }
-    gateway.vlan_link = vlan_link.map(|link| Interface {
+    Ok(vlan_link.map(|link| Interface {
         name: link.name.clone(),
         mac: mac_text(&link),
         ..Interface::default()
-    });
-    Ok(gateway)
+    }))
 }
 
 /// Off is the default of many a host, and a new link has the default. Answers whether

@@ -28,13 +28,14 @@ use attach::backend::Netfilter;
 use attach::forwarding::Forwarding;
 use attach::ipam;
 use attach::lock;
+use attach::neighbours::set_if_there;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
 use attach::{contained, kernel, verify, veth};
 use cni::{Error, Interface, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::link::Link;
-use linux::{Socket, announce, link, sysctl};
+use linux::{Socket, announce, link};
 use port::Watch;
 
 /// The plugin.
@@ -162,9 +163,7 @@ fn attach<'r>(
         configure_container(sandbox, plan, &pair, &watch, &success)?;
     }
     let now = switch::now(sandbox.host(), &bridge)?;
-    let has_followed = now.mac != bridge.mac;
-    let gateway = gateway::ensure(sandbox, plan, &bridge, has_followed, &success, forwarding)?;
-    let mac = gateway.pinned.map_or_else(|| mac_text(&now), |mac| mac.to_string());
+    let vlan_link = gateway::ensure(sandbox, plan, &bridge, &success, forwarding)?;
     if plan.container_up {
         // Only now: before the port forwards, announcements go nowhere. Without
         // CAP_NET_RAW the neighbours learn by asking.
@@ -173,11 +172,11 @@ fn attach<'r>(
     }
     let container = Link { mac: Some(pair.container_mac), ..Link::default() };
     success.interfaces = vec![
-        on_host(&bridge.name, mac),
+        on_host(&bridge.name, mac_text(&now)),
         on_host(&pair.host_name, pair.host_mac.to_string()),
         contained::interface(sandbox.request, &container, plan.mtu),
     ];
-    success.interfaces.extend(gateway.vlan_link);
+    success.interfaces.extend(vlan_link);
     if let Some(dns) = &plan.dns {
         success.dns = dns.clone();
     }
@@ -203,7 +202,7 @@ fn restore<'r>(
     let joining = switch::join(sandbox.home())?;
     let bridge = switch::restore(sandbox, undo, plan, promised)?;
     let forwarding = gateway::forwarding(plan, promised)?;
-    gateway::ensure(sandbox, plan, &bridge, false, promised, forwarding)?;
+    gateway::ensure(sandbox, plan, &bridge, promised, forwarding)?;
     let container = verify::container_link(sandbox.enter()?, &promised.interfaces[at], "veth")?;
     let port = port::restore(sandbox.host(), plan, &bridge, &container)?;
     drop(joining);
@@ -254,14 +253,6 @@ fn set_duplicate_detection(name: &str, uniqueness: Uniqueness) -> Result<()> {
     match uniqueness {
         Uniqueness::Known => set("accept_dad", "0"),
         Uniqueness::Asked => set("enhanced_dad", "1").and_then(|()| set("accept_dad", "1")),
-    }
-}
-
-/// A kernel without the sysctl does not need it.
-fn set_if_there(name: &[&str], value: &str) -> Result<()> {
-    match sysctl::write(name, value) {
-        Err(e) if !e.is_not_found() => Err(kernel(e)),
-        _ => Ok(()),
     }
 }
 

@@ -4,14 +4,15 @@
 
 use crate::conf::Plan;
 use attach::lock::{self, Held, Of};
+use attach::neighbours::set_if_there;
 use attach::sandbox::Sandbox;
 use attach::undo::Undo;
 use attach::{ability, kernel, verify, veth};
 use cni::{Code, Error, Result, Success};
+use linux::Socket;
 use linux::addr::{self, Addr};
 use linux::link::{self, BridgeSpec, Change, Link, LinkInfo, Mac};
 use linux::netns::Namespace;
-use linux::{Socket, sysctl};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -94,15 +95,20 @@ pub(crate) fn ensure<'r>(
     }
     let bridge = pinned(host, plan, bridge)?;
     let own = bridge.clone();
-    undo.push("give the bridge its own address and MTU back", move |sandbox| lone(sandbox, &own));
+    undo.push("give the bridge its own address and MTU back", move |sandbox| {
+        unless_joined(sandbox, own.index, &BTreeSet::new(), |sandbox| lone(sandbox.host(), &own))
+    });
     let to_filter = vlan_filtering && !filters_vlans(&bridge);
     let to_raise = !bridge.is_up() || (plan.promisc && !bridge.is_promisc());
     let accept_ra = veth::accepted_router_advertisements(name)?;
     if !to_filter && !to_raise && accept_ra.is_none() {
         return Ok(bridge);
     }
-    let before = Before { ports: ports(host, bridge.index)?, link: bridge.clone(), accept_ra };
-    undo.push("put the bridge back as it was", move |sandbox| before.put_back(sandbox));
+    let before = Before { link: bridge.clone(), accept_ra };
+    let known = ports(host, bridge.index)?;
+    undo.push("put the bridge back as it was", move |sandbox| {
+        unless_joined(sandbox, before.link.index, &known, |sandbox| before.put_back(sandbox))
+    });
     if to_filter {
         link::set_vlan_filtering(host, bridge.index, true).map_err(|e| refused(plan, e))?;
     }
@@ -140,20 +146,12 @@ fn pinned(host: &Socket, plan: &Plan, bridge: Link) -> Result<Link> {
 /// A bridge of others, before an ADD changed it.
 struct Before {
     link: Link,
-    ports: BTreeSet<u32>,
     accept_ra: Option<String>,
 }
 
 impl Before {
-    /// Unless somebody has joined it meanwhile, or is about to.
-    fn put_back(self, sandbox: &mut Sandbox) -> Result<()> {
-        let Some(_alone) = lock::alone_now(Of::Host(sandbox.home()))? else {
-            return Ok(());
-        };
+    fn put_back(&self, sandbox: &Sandbox) -> Result<()> {
         let (host, index) = (sandbox.host(), self.link.index);
-        if !ports(host, index)?.is_subset(&self.ports) {
-            return Ok(());
-        }
         let now = link::get_by_index(host, index).map_err(kernel)?;
         if filters_vlans(&now) && !filters_vlans(&self.link) {
             link::set_vlan_filtering(host, index, false).map_err(kernel)?;
@@ -162,11 +160,8 @@ impl Before {
         let change = if self.link.is_up() { change } else { change.down() };
         change.apply(host).map_err(kernel)?;
         match &self.accept_ra {
-            Some(value) => sandbox.in_home(|| {
-                sysctl::write(&["net", "ipv6", "conf", &now.name, "accept_ra"], value)
-                    .map(drop)
-                    .map_err(kernel)
-            }),
+            Some(value) => sandbox
+                .in_home(|| set_if_there(&["net", "ipv6", "conf", &now.name, "accept_ra"], value)),
             None => Ok(()),
         }
     }
@@ -175,22 +170,31 @@ impl Before {
 /// A bridge takes address and MTU from its ports unless it was told some; when the
 /// only port leaves again, it is left without an address, and with the MTU of
 /// Ethernet.
-fn lone(sandbox: &mut Sandbox, own: &Link) -> Result<()> {
+fn lone(host: &Socket, own: &Link) -> Result<()> {
+    let now = link::get_by_index(host, own.index).map_err(kernel)?;
+    if let Some(mac) = own.mac.filter(|mac| now.mac != Some(*mac) && !mac.is_zero()) {
+        link::set_mac(host, own.index, mac).map_err(kernel)?;
+    }
+    if now.mtu != own.mtu {
+        link::set_mtu(host, own.index, own.mtu).map_err(kernel)?;
+    }
+    Ok(())
+}
+
+/// Does so unless somebody has joined the bridge beside these ports, or is about to.
+fn unless_joined<'r>(
+    sandbox: &Sandbox<'r>,
+    index: u32,
+    known: &BTreeSet<u32>,
+    act: impl FnOnce(&Sandbox<'r>) -> Result<()>,
+) -> Result<()> {
     let Some(_alone) = lock::alone_now(Of::Host(sandbox.home()))? else {
         return Ok(());
     };
-    let (host, index) = (sandbox.host(), own.index);
-    if !ports(host, index)?.is_empty() {
-        return Ok(());
+    match ports(sandbox.host(), index)?.is_subset(known) {
+        true => act(sandbox),
+        false => Ok(()),
     }
-    let now = link::get_by_index(host, index).map_err(kernel)?;
-    if let Some(mac) = own.mac.filter(|mac| now.mac != Some(*mac) && !mac.is_zero()) {
-        link::set_mac(host, index, mac).map_err(kernel)?;
-    }
-    if now.mtu != own.mtu {
-        link::set_mtu(host, index, own.mtu).map_err(kernel)?;
-    }
-    Ok(())
 }
 
 fn ports(host: &Socket, bridge: u32) -> Result<BTreeSet<u32>> {
@@ -218,16 +222,11 @@ pub(crate) fn restore<'r>(
     }
 }
 
-/// Takes the bridge back unless somebody has joined it meanwhile, or is about
-/// to.
-fn withdraw(sandbox: &mut Sandbox, index: u32) -> Result<()> {
-    let Some(_alone) = lock::alone_now(Of::Host(sandbox.home()))? else {
-        return Ok(());
-    };
-    if ports(sandbox.host(), index)?.is_empty() {
-        link::delete(sandbox.host(), index).map_err(kernel)?;
-    }
-    Ok(())
+/// Takes the bridge back unless somebody has joined it.
+fn withdraw(sandbox: &Sandbox, index: u32) -> Result<()> {
+    unless_joined(sandbox, index, &BTreeSet::new(), |sandbox| {
+        link::delete(sandbox.host(), index).map_err(kernel)
+    })
 }
 
 /// The bridge as it is now.

@@ -9,15 +9,16 @@
 //!             with IPv6 a link-local address on vethX, to ask for the container from
 //! ```
 
+use attach::neighbours::set_if_there;
 use attach::sandbox::Sandbox;
 use attach::veth::Pair;
 use attach::{addresses, kernel};
 use cni::{Error, Result, Success};
 use ipnetwork::IpNetwork;
+use linux::Socket;
 use linux::addr::Addr;
 use linux::link::{self, Link, Mac};
 use linux::route::{self, Filter, Route, Scope, TABLE_MAIN};
-use linux::{Socket, sysctl};
 use std::net::IpAddr;
 
 /// The container's routes to its gateways, and through them to its subnets.
@@ -78,13 +79,10 @@ fn link_local(success: &Success, index: u32, mac: Option<Mac>) -> Option<Addr> {
 
 /// Off is the default of many a host, and a new link has the default.
 fn speak_ipv6(success: &Success, link: &str) -> Result<()> {
-    if !success.ips.iter().any(|ip| ip.address.is_ipv6()) {
-        return Ok(());
-    }
-    match sysctl::write(&["net", "ipv6", "conf", link, "disable_ipv6"], "0") {
+    match success.ips.iter().any(|ip| ip.address.is_ipv6()) {
         // Where there is no IPv6 at all, the address is refused.
-        Err(e) if !e.is_not_found() => Err(kernel(e)),
-        _ => Ok(()),
+        true => set_if_there(&["net", "ipv6", "conf", link, "disable_ipv6"], "0"),
+        false => Ok(()),
     }
 }
 
