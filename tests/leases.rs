@@ -2,6 +2,7 @@
 //! what host-local takes over by itself.
 
 mod healing;
+mod heirs;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ pub(crate) fn list() -> Vec<Case> {
         [OurPlugins] what_is_no_lease_stays,
         [OurPlugins, PeerPlugins] the_peer_gives_what_was_freed,
     };
-    [own, healing::list()].into_iter().flatten().collect()
+    [own, healing::list(), heirs::list()].into_iter().flatten().collect()
 }
 
 fn network(data_dir: &str) -> Value {

@@ -3,7 +3,7 @@
 //! than 0.1 ms where there are none.
 
 use crate::backend::Netfilter;
-use crate::masquerade::{self, Owner};
+use crate::masquerade::{self, Jumps, Owner};
 use crate::sandbox::Sandbox;
 use crate::{kernel, spoof, veth};
 use cni::{AttachmentId, Attachments, Error, Network, Request, Result};
@@ -42,7 +42,8 @@ pub fn remove_with_veth(
     });
     let link = veth::remove(sandbox);
     let attachment = request.attachment();
-    let legacy = masquerade::remove_legacy(netfilter, owner(request, &attachment), &known);
+    let legacy =
+        masquerade::remove_legacy(netfilter, owner(request, &attachment), Jumps::Of(&known));
     (link, Error::all([stored, legacy]))
 }
 
@@ -54,7 +55,8 @@ pub fn remove(netfilter: &Netfilter, host: &Socket, request: &Request) -> Result
     let known = known(request);
     let stored = netfilter.remove(|socket, out| plan(socket, host, request, &known, out));
     let attachment = request.attachment();
-    let legacy = masquerade::remove_legacy(netfilter, owner(request, &attachment), &known);
+    let legacy =
+        masquerade::remove_legacy(netfilter, owner(request, &attachment), Jumps::Of(&known));
     Error::all([stored, legacy])
 }
 
@@ -65,7 +67,8 @@ fn plan(
     known: &[IpAddr],
     out: &mut Transaction,
 ) -> linux::Result<()> {
-    masquerade::plan_removal(socket, owner(request, &request.attachment()), known, out)?;
+    let attachment = request.attachment();
+    masquerade::plan_removal(socket, owner(request, &attachment), Jumps::Of(known), out)?;
     spoof::plan_removal(socket, host, request, out)
 }
 
@@ -90,6 +93,19 @@ pub fn undo(sandbox: &mut Sandbox) -> Result<()> {
         let host = Socket::route().map_err(kernel)?;
         remove(&Netfilter::open()?, &host, request)
     })
+}
+
+/// [`cni::Plugin::forget`]: removes what masquerades the address of a dead attachment.
+///
+/// # Errors
+/// All that went wrong.
+pub fn forget(network: &Network, dead: &AttachmentId, address: IpAddr) -> Result<()> {
+    let netfilter = Netfilter::open()?;
+    let (owner, jumps) =
+        (Owner { network: network.name(), attachment: dead }, Jumps::Only(address));
+    let stored =
+        netfilter.remove(|socket, out| masquerade::plan_removal(socket, owner, jumps, out));
+    Error::all([stored, masquerade::remove_legacy(&netfilter, owner, jumps)])
 }
 
 /// GC: removes the rules of attachments of `network` that are not in `valid`,

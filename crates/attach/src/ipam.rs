@@ -6,7 +6,6 @@ use cni::{Code, Error, Network, Result, Success, Version};
 use serde::Deserialize;
 use serde_json::Value;
 use std::cell::Cell;
-use std::process::Command;
 
 /// The address plugin of a network.
 #[derive(Debug, Clone)]
@@ -130,8 +129,7 @@ impl Ipam {
     /// # Errors
     /// The IPAM plugin's, or code 999 when it gave no address.
     pub fn add(&self, sandbox: &Sandbox) -> Result<Success> {
-        let on_host = |command: &mut Command| sandbox.on_host(command);
-        let delegate = Delegate::find(&sandbox.request.network, &self.kind)?.prepare(&on_host);
+        let delegate = self.delegate(sandbox)?;
         self.held.set(self.idempotent_add && delegate.check(sandbox.request).is_ok());
         let (error, holds) = match delegate.add(sandbox.request) {
             Ok(success) if !success.ips.is_empty() => return Ok(success),
@@ -166,10 +164,7 @@ impl Ipam {
     /// # Errors
     /// The IPAM plugin's.
     pub fn check(&self, sandbox: &Sandbox) -> Result<()> {
-        let on_host = |command: &mut Command| sandbox.on_host(command);
-        Delegate::find(&sandbox.request.network, &self.kind)?
-            .prepare(&on_host)
-            .check(sandbox.request)
+        self.delegate(sandbox)?.check(sandbox.request)
     }
 
     /// Releases what the attachment holds.
@@ -177,8 +172,11 @@ impl Ipam {
     /// # Errors
     /// The IPAM plugin's.
     pub fn del(&self, sandbox: &Sandbox) -> Result<()> {
-        let on_host = |command: &mut Command| sandbox.on_host(command);
-        Delegate::find(&sandbox.request.network, &self.kind)?.prepare(&on_host).del(sandbox.request)
+        self.delegate(sandbox)?.del(sandbox.request)
+    }
+
+    fn delegate<'a>(&'a self, sandbox: &'a Sandbox) -> Result<Delegate<'a>> {
+        Ok(Delegate::find(&sandbox.request.network, &self.kind)?.at_home(sandbox))
     }
 
     /// Has it remove what attachments left that are not valid any more.

@@ -41,6 +41,34 @@ pub struct Owner<'a> {
     pub attachment: &'a AttachmentId,
 }
 
+/// Which of the jumps go to a chain that several attachments share: the reference
+/// plugins give all of a container to one network the same.
+#[derive(Debug, Clone, Copy)]
+pub enum Jumps<'a> {
+    /// Those of these addresses, if that is known. Without any, or where none
+    /// matches, all do.
+    Of(&'a [IpAddr]),
+    /// Those of this address, if there are any.
+    Only(IpAddr),
+}
+
+impl Jumps<'_> {
+    fn take(&self, address: IpAddr) -> bool {
+        match self {
+            Jumps::Of(addresses) => addresses.contains(&address),
+            Jumps::Only(only) => *only == address,
+        }
+    }
+
+    /// Whether the chain goes, of which so many jumps are taken and others not.
+    fn take_chain(&self, taken: usize, others: usize) -> bool {
+        match self {
+            Jumps::Of(_) => taken == 0 || others == 0,
+            Jumps::Only(_) => others == 0,
+        }
+    }
+}
+
 /// What a configuration asks for by `ipMasq` and `ipMasqBackend`.
 #[derive(Debug, Clone, Copy)]
 pub struct Masquerade {
@@ -201,25 +229,20 @@ pub fn verify(
 }
 
 /// Plans the removal of an attachment's rules from nf_tables: those of either
-/// backend. See [`Netfilter::remove`].
-///
-/// `addresses` are those the attachment is known to have had, if that is known:
-/// the reference plugins give all attachments of a container to one network the
-/// same chain, and then only the jumps of these addresses go, and the chain
-/// with the last. Without them, or where none matches, the chain goes.
+/// backend; a chain goes with the last jump to it. See [`Netfilter::remove`].
 ///
 /// # Errors
 /// The kernel's; that nothing is there is none.
 pub fn plan_removal(
     socket: &Socket,
     owner: Owner,
-    addresses: &[IpAddr],
+    jumps: Jumps,
     out: &mut Transaction,
 ) -> linux::Result<()> {
     nftables::plan_removal(socket, owner, out)?;
     FAMILIES
         .into_iter()
-        .try_for_each(|family| xtables::plan_removal(socket, family, owner, addresses, out))
+        .try_for_each(|family| xtables::plan_removal(socket, family, owner, jumps, out))
 }
 
 /// Removes an attachment's rules from the tables of legacy iptables; executes
@@ -227,8 +250,8 @@ pub fn plan_removal(
 ///
 /// # Errors
 /// What the command said, of both families.
-pub fn remove_legacy(netfilter: &Netfilter, owner: Owner, addresses: &[IpAddr]) -> Result<()> {
-    let remove = |family| xtables::remove_legacy(netfilter, family, owner, addresses).err();
+pub fn remove_legacy(netfilter: &Netfilter, owner: Owner, jumps: Jumps) -> Result<()> {
+    let remove = |family| xtables::remove_legacy(netfilter, family, owner, jumps).err();
     Error::join(FAMILIES.into_iter().filter_map(remove).map(kernel).collect())
 }
 

@@ -6,6 +6,7 @@
 //! IPAM plugin that is executed) is started there explicitly.
 
 use crate::kernel;
+use cni::delegate::Home;
 use cni::{Code, Error, Request, Result};
 use linux::{Namespace, Socket};
 use std::process::Command;
@@ -189,9 +190,10 @@ impl<'r> Sandbox<'r> {
             act()
         })
     }
+}
 
-    /// Has `command` run in the host's namespace, wherever the thread is.
-    pub fn on_host(&self, command: &mut Command) {
+impl Home for Sandbox<'_> {
+    fn command(&self, command: &mut Command) {
         if self.container.is_some()
             && let Err(e) = self.home.run_command_in(command)
         {
@@ -199,6 +201,17 @@ impl<'r> Sandbox<'r> {
             // an IPAM plugin finds neither its daemon nor its cluster. Let it
             // fail to start instead.
             command.env_clear().current_dir(format!("/nonexistent/{e}"));
+        }
+    }
+
+    fn run(&self, act: &mut (dyn FnMut() + Send)) -> Result<()> {
+        let mut act = || {
+            act();
+            Ok(())
+        };
+        match self.container {
+            None => act(),
+            Some(_) => self.in_home(act),
         }
     }
 }

@@ -39,12 +39,24 @@ const QUOTE_LIMIT: usize = 1 << 10;
 /// What is passed through of each text of a delegate's error, in bytes.
 const ERROR_LIMIT: usize = 8 << 10;
 
+/// The host's network namespace, which the thread of a plugin may have left.
+pub trait Home {
+    /// Has a command run in it.
+    fn command(&self, command: &mut Command);
+
+    /// Does `act` in it.
+    ///
+    /// # Errors
+    /// The kernel's; then nothing was done.
+    fn run(&self, act: &mut (dyn FnMut() + Send)) -> Result<()>;
+}
+
 /// A plugin found for a network.
 pub struct Delegate<'a> {
     network: &'a Network,
     kind: &'a str,
     found: Found,
-    prepare: Option<&'a dyn Fn(&mut Command)>,
+    home: Option<&'a dyn Home>,
     /// Was it executed, at least once? Never when it is ours.
     ran: Cell<bool>,
 }
@@ -70,13 +82,12 @@ impl<'a> Delegate<'a> {
             Some(plugin) => Found::Ours(*plugin),
             None => Found::Foreign(file),
         };
-        Ok(Delegate { network, kind, found, prepare: None, ran: Cell::new(false) })
+        Ok(Delegate { network, kind, found, home: None, ran: Cell::new(false) })
     }
 
-    /// Has `prepare` look at the command before it is spawned, for example to
-    /// run it in the host's network namespace.
-    pub fn prepare(mut self, prepare: &'a dyn Fn(&mut Command)) -> Delegate<'a> {
-        self.prepare = Some(prepare);
+    /// Has it run on the host, wherever the thread is.
+    pub fn at_home(mut self, home: &'a dyn Home) -> Delegate<'a> {
+        self.home = Some(home);
         self
     }
 
@@ -100,7 +111,7 @@ impl<'a> Delegate<'a> {
         match &self.found {
             Found::Ours(plugin) => {
                 let started = self.started();
-                let outcome = self.speaks(*plugin).and_then(|plugin| plugin.add(request));
+                let outcome = self.speaks(*plugin).and_then(|plugin| self.lease(plugin, request));
                 if started.is_some() {
                     self.record(Verb::Add, started, outcome.as_ref().map(log::addresses));
                 }
@@ -120,6 +131,17 @@ impl<'a> Delegate<'a> {
                 })
             }
         }
+    }
+
+    fn lease(&self, plugin: &dyn Plugin, request: &Request) -> Result<Success> {
+        plugin.lease(request, &|dead, address| {
+            let mut forget = || self.network.forget(dead, address);
+            // As what it fails at itself.
+            match self.home {
+                Some(home) => _ = home.run(&mut forget),
+                None => forget(),
+            }
+        })
     }
 
     /// CHECK.
@@ -217,8 +239,8 @@ impl<'a> Delegate<'a> {
     fn execute(&self, file: &Path, verb: Verb) -> Result<Vec<u8>> {
         let child = start(file, &|command| {
             command.env("CNI_COMMAND", verb.as_str());
-            if let Some(prepare) = self.prepare {
-                prepare(command);
+            if let Some(home) = self.home {
+                home.command(command);
             }
         })?;
         self.ran.set(true);

@@ -6,7 +6,7 @@
 //! the version the configuration asked for. It knows no netlink and owns no
 //! file but a log that was asked for.
 //!
-//! - [`plugin`][]: the trait every plugin implements, all verbs, no default body
+//! - [`plugin`][]: the trait every plugin implements, with all verbs
 //! - [`dispatch`][]: the only reader of `CNI_*`, the only writer of stdout
 //! - [`request`][]: what the runtime asks for; identifiers checked at birth
 //! - [`config`][]: Go-compatible decoding of configurations

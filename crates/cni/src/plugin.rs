@@ -1,6 +1,11 @@
 //! What a plugin is.
 
-use crate::{Network, Request, Result, Success, Version};
+use crate::{AttachmentId, Network, Request, Result, Success, Version};
+use std::net::IpAddr;
+
+/// Called by an address plugin for each attachment that is gone for certain, without
+/// a DEL, before it gives the address away: see [`Network::forget`].
+pub type Forget<'a> = &'a dyn Fn(&AttachmentId, IpAddr);
 
 /// One CNI plugin. No verb of the specification has a default body: a plugin
 /// that has nothing to do for a verb says so where it is read.
@@ -39,4 +44,20 @@ pub trait Plugin: Sync {
 
     /// Fails (code 50) when an ADD could not be served now.
     fn status(&self, network: &Network) -> Result<()>;
+
+    /// ADD of an address plugin for another one in this process. Of those that take
+    /// over what the dead have: all others forget nobody.
+    fn lease(&self, request: &Request, _forget: Forget) -> Result<Success> {
+        self.add(request)
+    }
+
+    /// Removes the rules on the host that `dead` has for `address`, whose DEL never
+    /// came and whose namespace has ended, for another attachment is about to get the
+    /// address and with it whatever leads there. The thread is in the host's namespace.
+    ///
+    /// Of plugins whose rules go by addresses, and whose ADD does not look for what
+    /// others have of the same: most leave nothing of the kind.
+    fn forget(&self, _network: &Network, _dead: &AttachmentId, _address: IpAddr) -> Result<()> {
+        Ok(())
+    }
 }

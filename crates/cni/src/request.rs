@@ -3,6 +3,7 @@
 
 use crate::attachments::{Attachments, Listed, Whole};
 use crate::config::{self, ConfError};
+use crate::dispatch::Verb;
 use crate::intake::{Intake, Taken};
 use crate::log::Log;
 use crate::versions::{self, Version};
@@ -13,7 +14,9 @@ use serde_json::Value;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Names what the runtime made: the ID of a container.
 ///
@@ -252,6 +255,17 @@ impl Network {
 
     pub(crate) fn registry(&self) -> &'static [&'static dyn Plugin] {
         self.registry
+    }
+
+    /// Has each plugin here [forget](Plugin::forget) an attachment that is dead.
+    /// What that fails at is told in the log alone: the address is as good without.
+    pub fn forget(&self, dead: &AttachmentId, address: IpAddr) {
+        for plugin in self.registry {
+            let started = Instant::now();
+            if let (Err(error), Some(log)) = (plugin.forget(self, dead, address), self.log) {
+                log.delegate(Verb::Del, plugin.name(), started, Err(&error));
+            }
+        }
     }
 
     /// The attachments that must survive a GC; `None` when the runtime did

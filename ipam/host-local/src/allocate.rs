@@ -5,17 +5,24 @@ use crate::conf::Plan;
 use crate::io;
 use crate::ledger::{Ledger, Owner, Stale};
 use crate::range::RangeSet;
+use cni::plugin::Forget;
 use cni::{AttachmentId, Error, IpConfig, Request, Result, Success};
 use linux::netns::Trace;
 use std::net::IpAddr;
 
 /// One address of each set, or none at all: what it took it gives back when it
 /// fails, and nothing else. What it has left from a namespace that is gone it takes
-/// again.
-pub(crate) fn all(ledger: &mut Ledger, plan: &Plan, request: &Request) -> Result<Vec<IpConfig>> {
+/// again. Who is dead is forgotten first: a kill in between leaves nothing that the
+/// lease does not tell of.
+pub(crate) fn all(
+    ledger: &mut Ledger,
+    plan: &Plan,
+    request: &Request,
+    forget: Forget,
+) -> Result<Vec<IpConfig>> {
     let netns = request.netns.as_deref().and_then(Trace::of);
     let owner = Owner { id: request.attachment(), netns };
-    let held = held_by_set(ledger, plan, &owner.id)?;
+    let held = held_by_set(ledger, plan, &owner.id, forget)?;
     let mut taken = Vec::new();
     let sets = plan.sets.iter().zip(&plan.requested).zip(held).enumerate();
     let given: Result<Vec<IpConfig>> = sets
@@ -26,12 +33,13 @@ pub(crate) fn all(ledger: &mut Ledger, plan: &Plan, request: &Request) -> Result
                     ip
                 }
                 Held::Dead(stale) => {
+                    stale.forget(&owner, forget);
                     ledger.resume(&stale, &owner).map_err(io)?;
                     taken.push(stale.ip);
                     stale.ip
                 }
                 Held::Nothing => {
-                    let ip = one(ledger, i, set, *requested, &owner)?;
+                    let ip = one(ledger, i, set, *requested, &owner, forget)?;
                     taken.push(ip);
                     ip
                 }
@@ -57,7 +65,12 @@ enum Held {
 }
 
 /// What the attachment holds of each set already.
-fn held_by_set(ledger: &mut Ledger, plan: &Plan, owner: &AttachmentId) -> Result<Vec<Held>> {
+fn held_by_set(
+    ledger: &mut Ledger,
+    plan: &Plan,
+    owner: &AttachmentId,
+    forget: Forget,
+) -> Result<Vec<Held>> {
     let held = ledger.held_by(owner).map_err(io)?;
     let of_set = |(i, set): (usize, &RangeSet)| {
         let mut inside = held.clone();
@@ -92,6 +105,7 @@ fn held_by_set(ledger: &mut Ledger, plan: &Plan, owner: &AttachmentId) -> Result
             return Ok(dead.pop().map_or(Held::Nothing, Held::Dead));
         }
         // What the DEL that never came would have done.
+        inside.iter().for_each(|ip| forget(owner, *ip));
         let released = ledger.release(&inside, owner);
         Error::join(released.into_iter().map(io).collect()).map(|()| Held::Nothing)
     };
@@ -105,6 +119,7 @@ fn one(
     set: &RangeSet,
     requested: Option<IpAddr>,
     owner: &Owner,
+    forget: Forget,
 ) -> Result<IpAddr> {
     let mut turn = ledger.turn(i).map_err(io)?;
     if let Some(ip) = requested {
@@ -112,6 +127,7 @@ fn one(
             return Ok(ip);
         };
         if let Some(stale) = ledger.stale(&|other| other == ip).map_err(io)? {
+            stale.forget(owner, forget);
             return ledger.take_over(&stale, owner, &mut turn).map(|()| ip).map_err(io);
         }
         return Err(refused(
@@ -126,6 +142,7 @@ fn one(
         }
     }
     let stale = stale(ledger, set)?.ok_or_else(|| refused(i, exhausted(set)))?;
+    stale.forget(owner, forget);
     ledger.take_over(&stale, owner, &mut turn).map_err(io)?;
     Ok(stale.ip)
 }

@@ -28,6 +28,7 @@ pub use conf::DATA_DIR;
 pub use leases::Holder;
 pub use survey::{Lease, networks, survey};
 
+use cni::plugin::Forget;
 use cni::{Code, Dns, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::{Place, Plan};
 use ledger::Ledger;
@@ -48,10 +49,14 @@ impl Plugin for HostLocal {
     }
 
     fn add(&self, request: &Request) -> Result<Success> {
+        self.lease(request, &|dead, address| request.network.forget(dead, address))
+    }
+
+    fn lease(&self, request: &Request, forget: Forget) -> Result<Success> {
         let plan = Plan::new(&request.network, &request.args)?;
         let dns = dns(&plan)?;
         let mut ledger = Ledger::create(&plan.place).map_err(io)?;
-        let allocated = allocate::all(&mut ledger, &plan, request);
+        let allocated = allocate::all(&mut ledger, &plan, request, forget);
         ledger.finish();
         Ok(Success { ips: allocated?, routes: plan.routes, dns, ..Success::default() })
     }

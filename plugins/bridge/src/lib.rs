@@ -32,11 +32,12 @@ use attach::neighbours::set_if_there;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
 use attach::{contained, kernel, verify, veth};
-use cni::{Error, Interface, Network, Plugin, Request, Result, Success, Version};
+use cni::{AttachmentId, Error, Interface, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::link::Link;
 use linux::{Socket, announce, link};
 use port::Watch;
+use std::net::IpAddr;
 
 /// The plugin.
 pub struct Bridge;
@@ -122,6 +123,10 @@ impl Plugin for Bridge {
         lock::verify_host()?;
         filter::status(&plan)?;
         ipam::status(network)
+    }
+
+    fn forget(&self, network: &Network, dead: &AttachmentId, address: IpAddr) -> Result<()> {
+        attach::filter::forget(network, dead, address)
     }
 }
 

@@ -31,11 +31,12 @@ use attach::backend::{Backend, FAMILIES, Netfilter};
 use attach::chained::{self, Owner, Owners};
 use attach::{ability, kernel, undo, verify};
 use changes::Changes;
-use cni::{Attachments, Error, Network, Plugin, Request, Result, Success, Version};
+use cni::{AttachmentId, Attachments, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::{HostPort, Needs, Plan};
 use linux::Socket;
 use linux::nft::script;
 use place::Place;
+use std::net::IpAddr;
 
 /// The plugin.
 pub struct Portmap;
@@ -109,6 +110,10 @@ impl Plugin for Portmap {
         let netfilter = Netfilter::open()?;
         netfilter.status(needs.backend, iptables::TABLE, &BESIDE, &nftables::shared())?;
         verify_readers(&netfilter, &needs)
+    }
+
+    fn forget(&self, network: &Network, dead: &AttachmentId, address: IpAddr) -> Result<()> {
+        remove_of(network, dead, &[], Some(address))
     }
 }
 
@@ -189,15 +194,27 @@ fn has_more(claimant: &Claimant) -> Result<bool> {
 
 /// Removes what the attachment has in either backend, upstream's included.
 fn remove(request: &Request, hosts: &[HostPort]) -> Result<()> {
-    let owner = Owner::of(request);
-    let (network, container_id) = (request.network.name().as_str(), request.container_id.as_str());
+    remove_of(&request.network, &request.attachment(), hosts, None)
+}
+
+/// The same of any attachment to the network; what does not say of which interface it is
+/// only if it leads to `target`, where that is told.
+fn remove_of(
+    network: &Network,
+    attachment: &AttachmentId,
+    hosts: &[HostPort],
+    target: Option<IpAddr>,
+) -> Result<()> {
+    let owner = Owner::new(network.name(), attachment);
+    let AttachmentId { container_id, ifname } = attachment;
     let belongs = |key: &str| key == owner.key();
     let elements = nftables::Leaving { belongs: &belongs, hosts, container_id: Some(container_id) };
     let chains = iptables::Leaving::One {
-        chains: iptables::chain_names(network, container_id, request.ifname.as_str()),
+        chains: iptables::chain_names(network.name().as_str(), container_id, ifname),
         owner: owner.key(),
+        target,
     };
-    release(&request.network, &elements, &chains)
+    release(network, &elements, &chains)
 }
 
 /// Removes what is there of attachments to the network that are not valid.

@@ -27,9 +27,10 @@ use attach::ipam;
 use attach::sandbox::Sandbox;
 use attach::undo::{self, Undo};
 use attach::{contained, filter, kernel, mtu, verify, veth};
-use cni::{Error, Interface, Network, Plugin, Request, Result, Success, Version};
+use cni::{AttachmentId, Error, Interface, Network, Plugin, Request, Result, Success, Version};
 use conf::Plan;
 use linux::{Socket, link};
+use std::net::IpAddr;
 
 /// The plugin.
 pub struct Ptp;
@@ -120,6 +121,10 @@ impl Plugin for Ptp {
             masquerade.status(&Netfilter::open()?)?;
         }
         plan.ipam.status(network)
+    }
+
+    fn forget(&self, network: &Network, dead: &AttachmentId, address: IpAddr) -> Result<()> {
+        filter::forget(network, dead, address)
     }
 }
 

@@ -9,7 +9,7 @@
 //! The interface is in no name: all attachments of a container to one network
 //! share the chain.
 
-use super::{CHAIN, Owner, TABLE, cut, multicast, subnet};
+use super::{CHAIN, Jumps, Owner, TABLE, cut, multicast, subnet};
 use crate::backend::{FAMILIES, Netfilter};
 use crate::identity::digest;
 use cni::{Attachments, NetworkName};
@@ -17,7 +17,6 @@ use ipnetwork::IpNetwork;
 use linux::iptables::{self, Batch, COMMENT_MAX, Part, Rule, Saved};
 use linux::nft::{self, Socket, Transaction, Verdict};
 use linux::{Family, Result};
-use std::net::IpAddr;
 
 /// Digits of the hash in a chain's name, which iptables limits to 28 bytes.
 const DIGITS: usize = 24;
@@ -166,7 +165,7 @@ pub(super) fn plan_removal(
     socket: &Socket,
     family: Family,
     owner: Owner,
-    addresses: &[IpAddr],
+    which: Jumps,
     out: &mut Transaction,
 ) -> Result<()> {
     let (table, name) = (iptables::nft_table(family, TABLE), chain_name(owner));
@@ -176,13 +175,13 @@ pub(super) fn plan_removal(
     let postrouting = nft::Chain::regular(&table, CHAIN);
     let mut jumps = socket.rules(&postrouting)?;
     jumps.retain(|rule| iptables::verdict_of(rule) == Some(Verdict::Jump(name.clone())));
-    let (own, others): (Vec<nft::Rule>, Vec<nft::Rule>) = jumps.into_iter().partition(|rule| {
-        iptables::source_of(rule).is_some_and(|source| addresses.contains(&source))
-    });
+    let (own, others): (Vec<nft::Rule>, Vec<nft::Rule>) = jumps
+        .into_iter()
+        .partition(|rule| iptables::source_of(rule).is_some_and(|source| which.take(source)));
     for handle in own.iter().filter_map(|rule| rule.handle) {
         out.delete(nft::Rule::at(&postrouting, handle));
     }
-    if !own.is_empty() && !others.is_empty() {
+    if !which.take_chain(own.len(), others.len()) {
         return Ok(());
     }
     for handle in others.iter().filter_map(|rule| rule.handle) {
@@ -197,21 +196,21 @@ pub(super) fn remove_legacy(
     netfilter: &Netfilter,
     family: Family,
     owner: Owner,
-    addresses: &[IpAddr],
+    which: Jumps,
 ) -> Result<()> {
     let Some(program) = netfilter.legacy(family, TABLE) else { return Ok(()) };
     let name = chain_name(owner);
-    let sources: Vec<String> =
-        addresses.iter().map(|address| format!("{address}/{}", family.bits())).collect();
     let is_own = |rule: &&Rule| {
         let mut words = rule.as_words().iter();
-        words.any(|word| word == "-s") && words.next().is_some_and(|word| sources.contains(word))
+        let source = words.find(|word| *word == "-s").and_then(|_| words.next());
+        let source = source.and_then(|word| word.parse::<IpNetwork>().ok());
+        source.is_some_and(|source| source.prefix() == family.bits() && which.take(source.ip()))
     };
     netfilter.update_to_remove(&program, TABLE, |saved, batch| {
         let jumps = saved.chain(CHAIN).map(|chain| chain.rules.as_slice()).unwrap_or_default();
         let (own, others): (Vec<&Rule>, Vec<&Rule>) =
             jumps.iter().filter(|rule| rule.target() == Some(&name)).partition(is_own);
-        if own.is_empty() || others.is_empty() {
+        if which.take_chain(own.len(), others.len()) {
             batch.remove_chains(saved, |chain| chain == name);
         } else {
             for rule in own {

@@ -9,6 +9,8 @@ use super::{Ledger, Owner, Turn, key_of};
 use crate::index::{Entry, owner_key};
 use crate::leases::{Holder, content};
 use crate::range::{address, number};
+use cni::AttachmentId;
+use cni::plugin::Forget;
 use std::net::IpAddr;
 use std::time::Duration;
 use store::Result;
@@ -28,6 +30,21 @@ fn age(entry: &Entry) -> Age {
 pub(crate) struct Stale {
     pub(crate) ip: IpAddr,
     key: u64,
+    holder: Holder,
+}
+
+impl Stale {
+    /// Has whoever had it forgotten, before it becomes `heir`'s. In the old format the
+    /// interface is not told: it is believed to be named alike.
+    pub(crate) fn forget(&self, heir: &Owner, forget: Forget) {
+        match &self.holder {
+            Holder::Attachment(dead) => forget(dead, self.ip),
+            Holder::Container(id) => {
+                forget(&AttachmentId { container_id: id.clone(), ..heir.id.clone() }, self.ip);
+            }
+            Holder::Nobody | Holder::Unknown(_) => {}
+        }
+    }
 }
 
 impl Ledger {
@@ -121,7 +138,7 @@ impl Ledger {
         let ip = address(entry.address);
         let (holder, made) = self.leases.found(ip);
         let is_it = made == entry.made && key_of(&holder) == Some(entry.owner);
-        is_it.then_some(Stale { ip, key: entry.owner })
+        is_it.then_some(Stale { ip, key: entry.owner, holder })
     }
 
     /// Gives the address of a stale lease to `owner`, and moves round robin on. The
@@ -137,7 +154,7 @@ impl Ledger {
     ) -> Result<()> {
         self.touched = true;
         self.leases.set_turn(turn, stale.ip)?;
-        self.rewrite(stale, &content(&owner.id), owner_key(&owner.id), owner)
+        self.rewrite((stale.ip, stale.key), &content(&owner.id), owner_key(&owner.id), owner)
     }
 
     /// Gives `owner` the address of its own stale lease again.
@@ -146,7 +163,7 @@ impl Ledger {
     /// Then the lease is as it was.
     pub(crate) fn resume(&mut self, stale: &Stale, owner: &Owner) -> Result<()> {
         self.touched = true;
-        self.rewrite(stale, &content(&owner.id), owner_key(&owner.id), owner)
+        self.rewrite((stale.ip, stale.key), &content(&owner.id), owner_key(&owner.id), owner)
     }
 
     /// `owner` goes on with the address it has, in the namespace and the boot of
@@ -164,14 +181,20 @@ impl Ledger {
             Holder::Nobody | Holder::Unknown(_) => return Ok(()),
         };
         self.touched = true;
-        self.rewrite(&Stale { ip, key }, &text, key, owner)
+        self.rewrite((ip, key), &text, key, owner)
     }
 
-    /// Replaces a lease, which stands under `before.key`, by one under `key`.
-    fn rewrite(&mut self, before: &Stale, text: &str, key: u64, owner: &Owner) -> Result<()> {
-        let n = number(before.ip);
-        let made = self.leases.replace(before.ip, text, self.index_dir.as_ref())?;
-        self.forget(&[(n, [before.key; 2])]);
+    /// Replaces the lease of `ip`, which stands under `before`, by one under `key`.
+    fn rewrite(
+        &mut self,
+        (ip, before): (IpAddr, u64),
+        text: &str,
+        key: u64,
+        owner: &Owner,
+    ) -> Result<()> {
+        let n = number(ip);
+        let made = self.leases.replace(ip, text, self.index_dir.as_ref())?;
+        self.forget(&[(n, [before; 2])]);
         self.insert(self.entry_of(n, made, key, owner.netns));
         Ok(())
     }

@@ -78,7 +78,8 @@ pub(super) fn mapped(saved: &Saved) -> impl Iterator<Item = Mapped<'_>> {
     })
 }
 
-fn mapping(rule: &Rule) -> Option<(Mapping, IpAddr)> {
+/// The mapping that a rule is.
+pub(super) fn mapping(rule: &Rule) -> Option<(Mapping, IpAddr)> {
     if rule.target() != Some("DNAT") {
         return None;
     }

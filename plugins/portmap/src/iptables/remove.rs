@@ -7,12 +7,13 @@ use attach::backend::{FAMILIES, Netfilter};
 use attach::kernel;
 use cni::Result;
 use linux::Family;
-use linux::iptables::{self, Rule, Saved, Variant, comment_of, nft_table, verdict_of};
+use linux::iptables::{self, Rule, Saved, Variant, comment_of, dnat_of, nft_table, verdict_of};
 use linux::nft::{Chain, Socket, Transaction, Verdict};
 
-use super::parse::{Mapped, Marker, mapped, marker, names};
+use super::parse::{Mapped, Marker, mapped, mapping, marker, names};
 use super::{DNAT, TABLE};
 use crate::flows::Flow;
+use std::net::IpAddr;
 
 /// Older versions of upstream's plugin had a chain for the other direction.
 const SNAT: &str = "CNI-HOSTPORT-SNAT";
@@ -25,6 +26,8 @@ pub(crate) enum Leaving<'a> {
         chains: [String; 2],
         /// The key of the owner.
         owner: &'a str,
+        /// Of upstream's chain: only if it leads there.
+        target: Option<IpAddr>,
     },
     /// For GC: all that are not valid.
     Invalid {
@@ -37,15 +40,23 @@ pub(crate) enum Leaving<'a> {
 }
 
 impl Leaving<'_> {
-    /// Whether a chain goes, by its name, its marker, and the comment of a rule
-    /// that leads to it.
-    fn takes(&self, name: &str, marker: Option<&Marker>, entry: Option<&str>) -> bool {
+    /// Whether a chain goes, by its name, its marker, the comment of a rule that leads
+    /// to it, and where it leads.
+    fn takes(
+        &self,
+        name: &str,
+        marker: Option<&Marker>,
+        entry: Option<&str>,
+        leads_to: impl FnOnce(IpAddr) -> bool,
+    ) -> bool {
         match (self, marker) {
-            (Leaving::One { chains, owner }, Some(marker)) => {
+            (Leaving::One { chains, owner, .. }, Some(marker)) => {
                 chains.iter().any(|chain| chain == name) && marker.owner == *owner
             }
             // Upstream's.
-            (Leaving::One { chains: [first, _], .. }, None) => first == name,
+            (Leaving::One { chains: [first, _], target, .. }, None) => {
+                first == name && target.is_none_or(leads_to)
+            }
             (Leaving::Invalid { by_key, .. }, Some(marker)) => by_key(&marker.owner),
             (Leaving::Invalid { by_name, .. }, None) => entry
                 .and_then(names)
@@ -56,10 +67,10 @@ impl Leaving<'_> {
     /// The chain of the other direction that an attachment may have.
     fn old(&self) -> Option<String> {
         match self {
-            Leaving::One { chains: [first, _], .. } => {
+            Leaving::One { chains: [first, _], target: None, .. } => {
                 Some(first.replacen("CNI-DN-", "CNI-SN-", 1))
             }
-            Leaving::Invalid { .. } => None,
+            Leaving::One { .. } | Leaving::Invalid { .. } => None,
         }
     }
 }
@@ -87,11 +98,13 @@ pub(crate) fn plan(
         };
         let mut going = Vec::new();
         for (name, comment) in &candidates {
-            let first = socket.rules(&chain(name))?.into_iter().next();
-            let marker = first
-                .filter(|rule| verdict_of(rule).is_none())
-                .and_then(|rule| Marker::read(&comment_of(&rule)?));
-            if leaving.takes(name, marker.as_ref(), comment.as_deref()) {
+            let rules = socket.rules(&chain(name))?;
+            let first = rules.first().filter(|rule| verdict_of(rule).is_none());
+            let marker = first.and_then(|rule| Marker::read(&comment_of(rule)?));
+            let leads_to = |target| {
+                rules.iter().filter_map(|rule| dnat_of(family, rule)).any(|(to, _)| to == target)
+            };
+            if leaving.takes(name, marker.as_ref(), comment.as_deref(), leads_to) {
                 going.push(name.as_str());
             }
         }
@@ -157,9 +170,11 @@ pub(crate) fn remove_legacy(netfilter: &Netfilter, leaving: &Leaving) -> Vec<Res
                 let Some(chain) = saved.chain(name) else { return false };
                 let entry = entries.iter().find(|rule| rule.target() == Some(name));
                 let comment = entry.and_then(Rule::comment_text);
+                let leads_to =
+                    |target| chain.rules.iter().filter_map(mapping).any(|(_, to)| to == target);
                 Some(name) == old.as_deref()
                     || name.starts_with("CNI-DN-")
-                        && leaving.takes(name, marker(&chain.rules).as_ref(), comment)
+                        && leaving.takes(name, marker(&chain.rules).as_ref(), comment, leads_to)
             };
             flows = flows_in(saved, goes);
             batch.remove_chains(saved, goes);
