@@ -1,6 +1,8 @@
 //! Who gets the address of a dead container gets nothing else of it: what was mapped
 //! to it, and what masqueraded it, is gone by then, without GC.
 
+use std::fs;
+
 use serde_json::{Value, json};
 use testkit::{Case, Container, Feature, Host, Netns as _, Outcome, with_previous_result};
 
@@ -10,19 +12,28 @@ use crate::kills::CALLS;
 use crate::masquerade::install_iptables;
 
 pub(super) fn list() -> Vec<Case> {
-    let bodies: [(&str, Body); 7] = [
+    let bodies: [(&str, Body); 11] = [
         ("an_heir_gets_the_address_alone", gets_the_address_alone),
         ("an_heir_elsewhere_gets_the_address_alone", elsewhere),
         ("an_heir_who_asks_for_the_address", asks_for_the_address),
         ("who_comes_back_without_ports_has_none", comes_back),
         ("what_the_peer_made_is_not_inherited", of_the_peer),
         ("the_living_of_one_name_keep_what_is_theirs", of_one_name),
+        ("the_living_keep_what_is_theirs_when_an_old_address_goes", of_one_who_is_back),
+        ("who_comes_back_idempotently_without_ports_has_none", comes_back_idempotently),
+        ("what_gc_frees_is_not_inherited", freed_by_gc),
+        ("an_address_that_cannot_be_cleared_stays_the_dead_ones", cannot_be_forgotten),
         ("killed_anywhere_an_heir_has_no_ports_of_the_dead", killed_anywhere),
     ];
     let mut list = Vec::new();
     for (behaviour, body) in bodies {
         for kind in [BACKENDS[0], BACKENDS[1], "legacy"] {
-            if behaviour.starts_with("killed") && kind != BACKENDS[0] {
+            let only = match behaviour.split('_').next() {
+                Some("killed") => Some(BACKENDS[0]),
+                _ if behaviour.contains("cannot_be_cleared") => Some("legacy"),
+                _ => None,
+            };
+            if only.is_some_and(|only| only != kind) {
                 continue;
             }
             let iptables = match kind {
@@ -111,6 +122,13 @@ fn die(host: &Host, name: &str, bridge: &Value, backend: &str) -> Container {
     assert!(rules(host).len() >= 3, "{:?}", rules(host));
     container.destroy();
     container
+}
+
+/// All addresses are taken until then.
+fn wait_until_dead(host: &Host) {
+    let conf = with(&of_one_family(&plain()), json!({"cniVersion": "1.1.0"}));
+    let is_free = || host.plugin("bridge").status(&conf).success();
+    host.wait_until("the namespace has ended", is_free);
 }
 
 /// ADD, once the kernel has ended the namespace of the dead.
@@ -226,18 +244,85 @@ fn of_one_name(host: &Host, backend: &str) {
     }
 }
 
+/// The dead one's name may be alive by now, with another address.
+fn of_one_who_is_back(host: &Host, backend: &str) {
+    let _outside = host.outside();
+    let container = die(host, "dead", &bridge(backend), backend);
+    container.recreate();
+    let elsewhere = with(
+        &bridge(backend),
+        json!({"ipam": {"type": "host-local", "ranges": [
+            [{"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.3", "rangeEnd": "10.1.0.3"}],
+            [{"subnet": "2001:db8:1::/64", "rangeStart": "2001:db8:1::3",
+                "rangeEnd": "2001:db8:1::3"}]]}}),
+    );
+    let result = host.plugin("bridge").add(&container, "eth0", &elsewhere).expect_result();
+    let (own, ports) = (with_previous_result(&elsewhere, &result), portmap(backend));
+    let ports = with_previous_result(&ports, &result);
+    host.plugin("portmap").add(&container, "eth0", &ports).expect_result();
+    let expect_served = || {
+        host.plugin("bridge").check(&container, "eth0", &own).expect_ok();
+        host.plugin("portmap").check(&container, "eth0", &ports).expect_ok();
+        let _server = container.echo_server(80);
+        host.tcp(at("10.1.0.1", PORT)).expect("mapped");
+        host.tcp(at("2001:db8:1::1", PORT)).expect("mapped");
+    };
+    expect_served();
+    let heir = host.container("heir");
+    succeed(host, || host.plugin("bridge").add(&heir, "eth0", &plain()));
+    assert_eq!(rules(host), [""; 0]);
+    expect_served();
+}
+
+/// `idempotentAdd` gives the same addresses again, and nothing else.
+fn comes_back_idempotently(host: &Host, backend: &str) {
+    let dead = die(host, "dead", &bridge(backend), backend);
+    let mut keeps = plain();
+    keeps["ipam"]["idempotentAdd"] = true.into();
+    wait_until_dead(host);
+    dead.recreate();
+    host.plugin("bridge").add(&dead, "eth0", &keeps).expect_result();
+    assert_eq!(rules(host), [""; 0]);
+    expect_unmapped(host, &dead);
+}
+
+/// GC frees the addresses before it comes to the plugins behind.
+fn freed_by_gc(host: &Host, backend: &str) {
+    die(host, "dead", &bridge(backend), backend);
+    let none = json!({"cniVersion": "1.1.0", "cni.dev/valid-attachments": [],
+        "cni.dev/attachments": []});
+    host.plugin("bridge").gc(&with(&plain(), none)).expect_ok();
+    assert_eq!(rules(host), [""; 0]);
+}
+
+/// Somebody keeps iptables' lock: then the address stays the dead one's.
+fn cannot_be_forgotten(host: &Host, backend: &str) {
+    die(host, "dead", &bridge(backend), backend);
+    let before = rules(host);
+    let heir = host.container("heir");
+    wait_until_dead(host);
+    let lock = fs::File::create("/run/xtables.lock").expect("a private folder");
+    lock.lock().expect("nobody has it");
+    let refused = host.plugin("bridge").add(&heir, "eth0", &plain());
+    refused.expect_error(11, "take 10.1.0.2 over from container ctr-dead");
+    assert_eq!(rules(host), before);
+    drop(lock);
+    host.plugin("bridge").add(&heir, "eth0", &plain()).expect_result();
+    assert_eq!(rules(host), [""; 0]);
+    expect_unmapped(host, &heir);
+}
+
 /// By DEL of the heir, whose ADD was killed, the address becomes free: there must be
 /// nothing of the dead one by then. Of one family: the other's lease would tell of it.
 fn killed_anywhere(host: &Host, backend: &str) {
     let (whole, plain) = (of_one_family(&bridge(backend)), of_one_family(&plain()));
-    let status = with(&plain, json!({"cniVersion": "1.1.0"}));
     let plugin = host.plugin("bridge");
     let mut kills = 0;
     for call in CALLS {
         for nth in 1.. {
             die(host, &format!("dead-{call}-{nth}"), &whole, backend);
             let heir = host.container(&format!("heir-{call}-{nth}"));
-            host.wait_until("the namespace has ended", || plugin.status(&status).success());
+            wait_until_dead(host);
             let killed = plugin.clone().kill_at_call(call, nth).add(&heir, "eth0", &plain);
             plugin.del(&heir, "eth0", &plain).expect_ok();
             let next = host.container(&format!("next-{call}-{nth}"));

@@ -93,6 +93,19 @@ impl Netfilter {
         Ok(Netfilter { nft, iptables, patience: Patience::default() })
     }
 
+    /// The same, for what others have made; `None` where this process may change
+    /// nothing, and so has none of it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_if_permitted() -> Result<Option<Netfilter>> {
+        let netfilter = Netfilter::open()?;
+        match netfilter.nft.as_ref().map(Socket::generation) {
+            Some(Err(e)) if e.is_permission() => Ok(None),
+            _ => Ok(Some(netfilter)),
+        }
+    }
+
     /// nf_tables; `None` where the kernel has it not.
     ///
     /// # Errors

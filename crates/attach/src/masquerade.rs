@@ -239,7 +239,11 @@ pub fn plan_removal(
     jumps: Jumps,
     out: &mut Transaction,
 ) -> linux::Result<()> {
-    nftables::plan_removal(socket, owner, out)?;
+    let only = match jumps {
+        Jumps::Of(_) => None,
+        Jumps::Only(address) => Some(address),
+    };
+    nftables::plan_removal(socket, owner, only, out)?;
     FAMILIES
         .into_iter()
         .try_for_each(|family| xtables::plan_removal(socket, family, owner, jumps, out))

@@ -135,12 +135,13 @@ impl<'a> Delegate<'a> {
 
     fn lease(&self, plugin: &dyn Plugin, request: &Request) -> Result<Success> {
         plugin.lease(request, &|dead, address| {
-            let mut forget = || self.network.forget(dead, address);
-            // As what it fails at itself.
+            let mut forgotten = Ok(());
+            let mut forget = || forgotten = self.network.forget(dead, address);
             match self.home {
-                Some(home) => _ = home.run(&mut forget),
+                Some(home) => home.run(&mut forget)?,
                 None => forget(),
             }
+            forgotten
         })
     }
 

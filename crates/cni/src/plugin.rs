@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 /// Called by an address plugin for each attachment that is gone for certain, without
 /// a DEL, before it gives the address away: see [`Network::forget`].
-pub type Forget<'a> = &'a dyn Fn(&AttachmentId, IpAddr);
+pub type Forget<'a> = &'a dyn Fn(&AttachmentId, IpAddr) -> Result<()>;
 
 /// One CNI plugin. No verb of the specification has a default body: a plugin
 /// that has nothing to do for a verb says so where it is read.
@@ -53,11 +53,17 @@ pub trait Plugin: Sync {
 
     /// Removes the rules on the host that `dead` has for `address`, whose DEL never
     /// came and whose namespace has ended, for another attachment is about to get the
-    /// address and with it whatever leads there. The thread is in the host's namespace.
+    /// address and with it whatever leads there. What `dead` has for another address
+    /// stays: it may have come back. The thread is in the host's namespace.
     ///
-    /// Of plugins whose rules go by addresses, and whose ADD does not look for what
-    /// others have of the same: most leave nothing of the kind.
+    /// Of plugins whose rules go by addresses: most leave nothing of the kind. Who may
+    /// not change the host's rules has made none, and succeeds.
     fn forget(&self, _network: &Network, _dead: &AttachmentId, _address: IpAddr) -> Result<()> {
+        Ok(())
+    }
+
+    /// The same of all attachments that a GC is about to take the addresses of.
+    fn forget_invalid(&self, _network: &Network) -> Result<()> {
         Ok(())
     }
 }

@@ -3,7 +3,6 @@
 
 use crate::attachments::{Attachments, Listed, Whole};
 use crate::config::{self, ConfError};
-use crate::dispatch::Verb;
 use crate::intake::{Intake, Taken};
 use crate::log::Log;
 use crate::versions::{self, Version};
@@ -16,7 +15,6 @@ use std::fmt;
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Names what the runtime made: the ID of a container.
 ///
@@ -258,14 +256,25 @@ impl Network {
     }
 
     /// Has each plugin here [forget](Plugin::forget) an attachment that is dead.
-    /// What that fails at is told in the log alone: the address is as good without.
-    pub fn forget(&self, dead: &AttachmentId, address: IpAddr) {
-        for plugin in self.registry {
-            let started = Instant::now();
-            if let (Err(error), Some(log)) = (plugin.forget(self, dead, address), self.log) {
-                log.delegate(Verb::Del, plugin.name(), started, Err(&error));
-            }
-        }
+    ///
+    /// # Errors
+    /// The first plugin's that cannot: the address must not be given away.
+    pub fn forget(&self, dead: &AttachmentId, address: IpAddr) -> Result<()> {
+        self.registry.iter().try_for_each(|plugin| plugin.forget(self, dead, address)).map_err(
+            |error| {
+                let container_id = &dead.container_id;
+                error.context(format_args!("take {address} over from container {container_id}"))
+            },
+        )
+    }
+
+    /// The same before the addresses go of all attachments that are not valid, by GC.
+    ///
+    /// # Errors
+    /// All that went wrong.
+    pub fn forget_invalid(&self) -> Result<()> {
+        let outcomes = self.registry.iter().map(|plugin| plugin.forget_invalid(self));
+        Error::join(outcomes.filter_map(Result::err).collect())
     }
 
     /// The attachments that must survive a GC; `None` when the runtime did

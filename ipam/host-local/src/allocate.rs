@@ -6,7 +6,7 @@ use crate::io;
 use crate::ledger::{Ledger, Owner, Stale};
 use crate::range::RangeSet;
 use cni::plugin::Forget;
-use cni::{AttachmentId, Error, IpConfig, Request, Result, Success};
+use cni::{Error, IpConfig, Request, Result, Success};
 use linux::netns::Trace;
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ pub(crate) fn all(
 ) -> Result<Vec<IpConfig>> {
     let netns = request.netns.as_deref().and_then(Trace::of);
     let owner = Owner { id: request.attachment(), netns };
-    let held = held_by_set(ledger, plan, &owner.id, forget)?;
+    let held = held_by_set(ledger, plan, &owner, forget)?;
     let mut taken = Vec::new();
     let sets = plan.sets.iter().zip(&plan.requested).zip(held).enumerate();
     let given: Result<Vec<IpConfig>> = sets
@@ -33,7 +33,7 @@ pub(crate) fn all(
                     ip
                 }
                 Held::Dead(stale) => {
-                    stale.forget(&owner, forget);
+                    stale.forget(&owner, forget)?;
                     ledger.resume(&stale, &owner).map_err(io)?;
                     taken.push(stale.ip);
                     stale.ip
@@ -68,10 +68,10 @@ enum Held {
 fn held_by_set(
     ledger: &mut Ledger,
     plan: &Plan,
-    owner: &AttachmentId,
+    owner: &Owner,
     forget: Forget,
 ) -> Result<Vec<Held>> {
-    let held = ledger.held_by(owner).map_err(io)?;
+    let held = ledger.held_by(&owner.id).map_err(io)?;
     let of_set = |(i, set): (usize, &RangeSet)| {
         let mut inside = held.clone();
         inside.retain(|ip| set.range_of(*ip).is_some());
@@ -79,16 +79,19 @@ fn held_by_set(
         let as_requested = requested.filter(|ip| inside.contains(ip));
         let Some(ip) = as_requested.or(inside.first().copied()) else { return Ok(Held::Nothing) };
         let is_welcome = requested.is_none_or(|requested| requested == ip);
+        let stale = |ip: &IpAddr| ledger.stale(&|other| other == *ip).transpose();
         if plan.idempotent_add && is_welcome {
+            if let Some(stale) = stale(&ip).transpose().map_err(io)? {
+                stale.forget(owner, forget)?;
+            }
             return Ok(Held::Living(ip));
         }
-        let stale = |ip: &IpAddr| ledger.stale(&|other| other == *ip).transpose();
         let mut dead =
             inside.iter().filter_map(stale).collect::<store::Result<Vec<_>>>().map_err(io)?;
         if let Some(ip) = inside.iter().find(|ip| !dead.iter().any(|stale| stale.ip == **ip)) {
             let allocated = format!(
                 "{ip} has been allocated to {}, interface {}",
-                owner.container_id, owner.ifname
+                owner.id.container_id, owner.id.ifname
             );
             return Err(refused(
                 i,
@@ -105,8 +108,8 @@ fn held_by_set(
             return Ok(dead.pop().map_or(Held::Nothing, Held::Dead));
         }
         // What the DEL that never came would have done.
-        inside.iter().for_each(|ip| forget(owner, *ip));
-        let released = ledger.release(&inside, owner);
+        inside.iter().try_for_each(|ip| forget(&owner.id, *ip))?;
+        let released = ledger.release(&inside, &owner.id);
         Error::join(released.into_iter().map(io).collect()).map(|()| Held::Nothing)
     };
     plan.sets.iter().enumerate().map(of_set).collect()
@@ -127,7 +130,7 @@ fn one(
             return Ok(ip);
         };
         if let Some(stale) = ledger.stale(&|other| other == ip).map_err(io)? {
-            stale.forget(owner, forget);
+            stale.forget(owner, forget)?;
             return ledger.take_over(&stale, owner, &mut turn).map(|()| ip).map_err(io);
         }
         return Err(refused(
@@ -142,7 +145,7 @@ fn one(
         }
     }
     let stale = stale(ledger, set)?.ok_or_else(|| refused(i, exhausted(set)))?;
-    stale.forget(owner, forget);
+    stale.forget(owner, forget)?;
     ledger.take_over(&stale, owner, &mut turn).map_err(io)?;
     Ok(stale.ip)
 }

@@ -82,6 +82,7 @@ impl Plugin for HostLocal {
 
     fn gc(&self, network: &Network) -> Result<()> {
         let Some(valid) = network.valid_attachments()? else { return Ok(()) };
+        let forgotten = network.forget_invalid();
         // Before the lock is waited for: what is leased while this waits
         // cannot be in the list.
         let now = || u64::try_from(store::now().as_nanos()).unwrap_or(u64::MAX);
@@ -95,7 +96,9 @@ impl Plugin for HostLocal {
         };
         let swept = ledger.sweep(started..=now(), is_valid, |freed| network.removed(freed));
         ledger.finish();
-        Error::join(swept.map_err(io)?.into_iter().map(io).collect())
+        let swept =
+            swept.map_err(io).and_then(|errors| Error::join(errors.into_iter().map(io).collect()));
+        Error::all([forgotten, swept])
     }
 
     fn status(&self, network: &Network) -> Result<()> {

@@ -36,6 +36,7 @@ use conf::{HostPort, Needs, Plan};
 use linux::Socket;
 use linux::nft::script;
 use place::Place;
+use std::cell::LazyCell;
 use std::net::IpAddr;
 
 /// The plugin.
@@ -113,7 +114,17 @@ impl Plugin for Portmap {
     }
 
     fn forget(&self, network: &Network, dead: &AttachmentId, address: IpAddr) -> Result<()> {
-        remove_of(network, dead, &[], Some(address))
+        match Netfilter::open_if_permitted()? {
+            Some(_) => remove_of(network, dead, &[], Some(address)),
+            None => Ok(()),
+        }
+    }
+
+    fn forget_invalid(&self, network: &Network) -> Result<()> {
+        match Netfilter::open_if_permitted()? {
+            Some(_) => self.gc(network),
+            None => Ok(()),
+        }
     }
 }
 
@@ -197,8 +208,8 @@ fn remove(request: &Request, hosts: &[HostPort]) -> Result<()> {
     remove_of(&request.network, &request.attachment(), hosts, None)
 }
 
-/// The same of any attachment to the network; what does not say of which interface it is
-/// only if it leads to `target`, where that is told.
+/// The same of any attachment to the network; only what leads to `target`, where that is
+/// told.
 fn remove_of(
     network: &Network,
     attachment: &AttachmentId,
@@ -208,7 +219,8 @@ fn remove_of(
     let owner = Owner::new(network.name(), attachment);
     let AttachmentId { container_id, ifname } = attachment;
     let belongs = |key: &str| key == owner.key();
-    let elements = nftables::Leaving { belongs: &belongs, hosts, container_id: Some(container_id) };
+    let elements =
+        nftables::Leaving { belongs: &belongs, target, hosts, container_id: Some(container_id) };
     let chains = iptables::Leaving::One {
         chains: iptables::chain_names(network.name().as_str(), container_id, ifname),
         owner: owner.key(),
@@ -219,13 +231,15 @@ fn remove_of(
 
 /// Removes what is there of attachments to the network that are not valid.
 fn sweep(network: &Network, valid: &Attachments) -> Result<()> {
-    let owners = Owners::new(network.name(), valid);
+    // Not where there are no mappings.
+    let owners = LazyCell::new(|| Owners::new(network.name(), valid));
     let by_key = |key: &str| owners.lack(key);
     // Upstream does not say which interface it was.
     let by_name = |named: &str, container: &str| {
         named == network.name().as_str() && !valid.has_container(container)
     };
-    let elements = nftables::Leaving { belongs: &by_key, hosts: &[], container_id: None };
+    let elements =
+        nftables::Leaving { belongs: &by_key, target: None, hosts: &[], container_id: None };
     let chains = iptables::Leaving::Invalid { by_key: &by_key, by_name: &by_name };
     release(network, &elements, &chains)
 }

@@ -24,8 +24,10 @@ use crate::chained::{self, Owners};
 use cni::{AttachmentId, Attachments, NetworkName};
 use ipnetwork::IpNetwork;
 use linux::Result;
+use linux::iptables::source_of;
 use linux::nft::{COMMENT_MAX, Chain, ChainType, Hook, Rule, Socket, Table, Transaction};
 use std::cell::LazyCell;
+use std::net::IpAddr;
 
 /// `NF_IP_PRI_NAT_SRC`, which nft calls `srcnat`
 /// (include/uapi/linux/netfilter_ipv4.h at v6.18).
@@ -98,7 +100,7 @@ pub(super) fn replace(socket: &Socket, owner: Owner, addresses: &[IpNetwork]) ->
     let shared = shared();
     socket.update(|socket, out| {
         socket.plan_missing(&shared, out)?;
-        plan_removal(socket, owner, out)?;
+        plan_removal(socket, owner, None, out)?;
         for address in addresses {
             out.add(wanted(owner, *address));
         }
@@ -128,9 +130,17 @@ pub(super) fn missing(
     Ok(absent.map(|rule| format!("rule {} {} {rule}", table(), checks().name)))
 }
 
-pub(super) fn plan_removal(socket: &Socket, owner: Owner, out: &mut Transaction) -> Result<()> {
+/// Of all addresses, or only one.
+pub(super) fn plan_removal(
+    socket: &Socket,
+    owner: Owner,
+    only: Option<IpAddr>,
+    out: &mut Transaction,
+) -> Result<()> {
     let mark = mark(owner);
-    delete_all(socket.rules_commented(&checks(), |comment| comment.starts_with(&mark))?, out);
+    let mut own = socket.rules_commented(&checks(), |comment| comment.starts_with(&mark))?;
+    own.retain(|rule| only.is_none() || source_of(rule) == only);
+    delete_all(own, out);
     Ok(())
 }
 

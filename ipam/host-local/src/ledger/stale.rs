@@ -36,13 +36,16 @@ pub(crate) struct Stale {
 impl Stale {
     /// Has whoever had it forgotten, before it becomes `heir`'s. In the old format the
     /// interface is not told: it is believed to be named alike.
-    pub(crate) fn forget(&self, heir: &Owner, forget: Forget) {
+    ///
+    /// # Errors
+    /// Then it must not become the heir's.
+    pub(crate) fn forget(&self, heir: &Owner, forget: Forget) -> cni::Result<()> {
         match &self.holder {
             Holder::Attachment(dead) => forget(dead, self.ip),
             Holder::Container(id) => {
-                forget(&AttachmentId { container_id: id.clone(), ..heir.id.clone() }, self.ip);
+                forget(&AttachmentId { container_id: id.clone(), ..heir.id.clone() }, self.ip)
             }
-            Holder::Nobody | Holder::Unknown(_) => {}
+            Holder::Nobody | Holder::Unknown(_) => Ok(()),
         }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) enum Leaving<'a> {
         chains: [String; 2],
         /// The key of the owner.
         owner: &'a str,
-        /// Of upstream's chain: only if it leads there.
+        /// Only if they lead there.
         target: Option<IpAddr>,
     },
     /// For GC: all that are not valid.
@@ -50,8 +50,10 @@ impl Leaving<'_> {
         leads_to: impl FnOnce(IpAddr) -> bool,
     ) -> bool {
         match (self, marker) {
-            (Leaving::One { chains, owner, .. }, Some(marker)) => {
-                chains.iter().any(|chain| chain == name) && marker.owner == *owner
+            (Leaving::One { chains, owner, target }, Some(marker)) => {
+                chains.iter().any(|chain| chain == name)
+                    && marker.owner == *owner
+                    && target.is_none_or(leads_to)
             }
             // Upstream's.
             (Leaving::One { chains: [first, _], target, .. }, None) => {

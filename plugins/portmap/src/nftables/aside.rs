@@ -49,7 +49,11 @@ pub(crate) fn stand_aside(
     let belongs = |key: &str| going.iter().any(|owner| owner == key);
     let container_id = Some(claimant.request.container_id.as_str());
     let before = out.operations().len();
-    release::plan(socket, &Leaving { belongs: &belongs, hosts: &hosts, container_id }, out)?;
+    release::plan(
+        socket,
+        &Leaving { belongs: &belongs, target: None, hosts: &hosts, container_id },
+        out,
+    )?;
     // At whatever ports; something of the dead alone does no harm here.
     if out.operations().len() > before {
         claimant.changes.note_earlier();

@@ -20,11 +20,23 @@ use crate::flows::Flow;
 pub(crate) struct Leaving<'a> {
     /// By the key of the owner.
     pub(crate) belongs: &'a dyn Fn(&str) -> bool,
+    /// Only what leads there; of conditions, only where the owner has nothing else.
+    pub(crate) target: Option<IpAddr>,
     /// What the owner is believed to have; anything else is looked for as well.
     pub(crate) hosts: &'a [HostPort],
     /// Upstream marks its rules by the container's ID alone: those for `hosts`
     /// go.
     pub(crate) container_id: Option<&'a str>,
+}
+
+impl Leaving<'_> {
+    fn takes(&self, owner: &str, address: IpAddr) -> bool {
+        self.target.is_none_or(|target| target == address) && (self.belongs)(owner)
+    }
+
+    fn takes_claim(&self, claim: &Claim) -> bool {
+        claim.owner().is_some_and(|owner| self.takes(owner, claim.target))
+    }
 }
 
 /// Plans the removal from the tables of both families; answers which flows
@@ -52,11 +64,13 @@ fn plan_family(
         plan_upstream(socket, layout, container_id, leaving.hosts, out, flows)?;
     }
     let (staying, waits) = (RefCell::new(Vec::new()), Cell::new(false));
+    let partly = Cell::new(false);
     let going = read_all(socket, &layout.containers, |element| {
         let container = Container::read(&element)?;
         waits.set(waits.get() || container.waits);
-        let goes = (leaving.belongs)(&container.owner);
+        let goes = leaving.takes(&container.owner, container.address);
         if !goes {
+            partly.set(partly.get() || (leaving.belongs)(&container.owner));
             staying.borrow_mut().push(container.address);
         }
         goes.then_some(container)
@@ -83,9 +97,9 @@ fn plan_family(
     let mut heirs = Vec::new();
     if waits.get() {
         let mut staying = containers(socket, layout)?;
-        staying.retain(|container| !(leaving.belongs)(&container.owner));
+        staying.retain(|container| !leaving.takes(&container.owner, container.address));
         let change = Change { going: &claims, coming: &[], staying: &staying };
-        let waiting = Waiting::after(socket, layout, leaving.belongs, &change)?;
+        let waiting = Waiting::after(socket, layout, &|claim| leaving.takes_claim(claim), &change)?;
         waiting.plan(layout, &staying, out);
         waiting.plan_set(layout, out);
         heirs = waiting.heirs;
@@ -93,7 +107,9 @@ fn plan_family(
     plan_claims(layout, &claims, out);
     plan_ports(socket, layout, &claims, &heirs, out)?;
     plan_arrival(layout, &heirs, out);
-    plan_conditional(socket, layout, leaving.belongs, out)?;
+    if !partly.get() {
+        plan_conditional(socket, layout, leaving.belongs, out)?;
+    }
     plan_containers(socket, layout, &addresses_of(&going, &claims, &staying), &staying, out)
 }
 
@@ -151,7 +167,7 @@ fn claims_of(
         let there = socket.find_elements(set, &keys)?;
         found.extend(there.iter().flatten().filter_map(Claim::read));
     }
-    found.retain(|claim| claim.owner().is_some_and(leaving.belongs));
+    found.retain(|claim| leaving.takes_claim(claim));
     // Two entries of a configuration may name the same port.
     let mut unique: Vec<Claim> = Vec::with_capacity(found.len());
     for claim in found {
@@ -166,7 +182,9 @@ fn claims_of(
     if is_known && unique.len() == in_books {
         return Ok(unique);
     }
-    claims(socket, layout, leaving.belongs)
+    let mut all = claims(socket, layout, leaving.belongs)?;
+    all.retain(|claim| leaving.takes_claim(claim));
+    Ok(all)
 }
 
 /// Every claim of the owners that are meant.

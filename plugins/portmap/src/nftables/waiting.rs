@@ -37,7 +37,7 @@ impl Waiting {
     pub(super) fn after(
         socket: &Socket,
         layout: &Layout,
-        leaves: &dyn Fn(&str) -> bool,
+        leaves: &dyn Fn(&Claim) -> bool,
         change: &Change,
     ) -> Result<Waiting> {
         let mut kept = release::claims(socket, layout, &|_| true)?;
@@ -48,7 +48,7 @@ impl Waiting {
             let is_had = kept.iter().any(|had| had.mapping.host.covers(&claim.mapping.host));
             let mut containers = change.staying.iter();
             let is_alive = containers.any(|c| is_of(&claim, c) && c.is_alive(None));
-            if claim.owner().is_some_and(leaves) {
+            if leaves(&claim) {
                 after.done.push(claim);
             } else if is_alive && !is_had {
                 kept.push(claim.clone());
