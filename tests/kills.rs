@@ -5,6 +5,7 @@
 //! leftovers, see `properties::killed`.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -197,32 +198,27 @@ pub(crate) fn residue(host: &Host, container: Option<&Container>) -> BTreeSet<St
 
 /// The same of what neither has rules nor shapes.
 pub(crate) fn links_and_files(host: &Host, container: Option<&Container>) -> BTreeSet<String> {
-    let mut found = facts(host);
-    for folder in ["/var/lib/cni", "/run/cni"].iter().filter(|path| Path::new(path).exists()) {
-        let files = host.exec(format!("find {folder} -type f"));
+    let mut found = host.links_and_addresses();
+    for folder in ["/var/lib/cni", "/run/cni"] {
         let staying = ["/last_reserved_ip.", "/.oxcni/", "/oxcni/locks/"];
-        let stays = |file: &&str| !staying.iter().any(|part| file.contains(part));
-        found.extend(files.lines().filter(stays).map(str::to_owned));
+        let goes = |file: &String| !staying.iter().any(|part| file.contains(part));
+        found.extend(files_below(folder.as_ref()).into_iter().filter(goes));
     }
     if let Some(container) = container {
-        found.extend(facts(container).iter().map(|fact| format!("inside {fact}")));
+        found.extend(container.links_and_addresses().iter().map(|fact| format!("inside {fact}")));
         found.extend(container.sysctl("net/core/somaxconn"));
     }
     found
 }
 
-/// The names of links, and their addresses but link-local ones, which come and
-/// go with the carrier.
-pub(crate) fn facts(place: &impl Netns) -> BTreeSet<String> {
-    let mut facts = BTreeSet::new();
-    for link in place.ip("address show") {
-        let name = link["ifname"].as_str().unwrap_or_default();
-        facts.insert(name.to_owned());
-        let infos = link["addr_info"].as_array().into_iter().flatten();
-        let lasting = infos.filter(|info| info["family"] == "inet" || info["scope"] != "link");
-        facts.extend(lasting.map(|info| format!("{name} {}/{}", info["local"], info["prefixlen"])));
-    }
-    facts
+/// The paths of all that is no folder; none where there is no such folder.
+fn files_below(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let below = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => files_below(&entry.path()),
+        _ => vec![entry.path().display().to_string()],
+    };
+    entries.flat_map(below).collect()
 }
 
 /// Waits until a `look` finds nothing of what was killed in this `story`: the kernel

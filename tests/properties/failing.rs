@@ -7,7 +7,7 @@ use testkit::{Host, Netns as _, Outcome};
 
 use super::corpus::Sample;
 use super::{Pod, is_in_a_vm, leases};
-use crate::kills::{HOSTS, TOO_MANY, facts};
+use crate::kills::{HOSTS, TOO_MANY};
 
 /// System calls and the error each fails with: those that change something or
 /// take something from the kernel's limits, and the answers to questions.
@@ -40,7 +40,7 @@ const STRIDE_IN_A_VM: usize = 5;
 
 /// All numbers from 1; in a virtual machine one of so many. Those of as many turns in a
 /// row are all numbers together.
-pub(super) fn one_of(stride: usize, turn: usize) -> impl Iterator<Item = usize> {
+fn one_of(stride: usize, turn: usize) -> impl Iterator<Item = usize> {
     let stride = if is_in_a_vm() { stride } else { 1 };
     (1 + turn % stride..).step_by(stride)
 }
@@ -55,7 +55,11 @@ struct Traces {
 
 impl Traces {
     fn of(host: &Host, pod: &Pod) -> Self {
-        Self { on_host: facts(host), inside: facts(&pod.container), leases: leases() }
+        Self {
+            on_host: host.links_and_addresses(),
+            inside: pod.container.links_and_addresses(),
+            leases: leases(),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Kills: each call that changes something is the last one of an ADD, and of a DEL,
-//! that is killed, and the runtime goes on in one of three ways; in a virtual machine
-//! each of the three has another third of the calls. For the whole chain see `kills`.
+//! that is killed, and the runtime goes on in each of three ways. For the whole chain
+//! see `kills`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,12 +8,8 @@ use serde_json::json;
 use testkit::{Host, Netns as _, Outcome};
 
 use super::corpus::Sample;
-use super::failing::one_of;
 use super::{Pod, valid};
 use crate::kills::{Aftermath, CALLS, HOSTS, Verb, at_each, expect_gone, links_and_files, residue};
-
-/// How many ways there are to go on.
-const AFTERMATHS: usize = 3;
 
 pub(super) fn a_kill_at_any_step_is_cleaned_up_by_del(host: &Host, sample: &Sample) {
     kill_at_each_step(host, sample, Aftermath::DelTwice);
@@ -61,7 +57,7 @@ fn kill_on(
     let clean = look();
     let mut kills = 0;
     while let Some(call) = next_call() {
-        kills += at_each(call, one_of(AFTERMATHS, call.len() + aftermath as usize), |verb, nth| {
+        kills += at_each(call, 1.., |verb, nth| {
             let own = lasting.is_none().then(|| sample.pod(host, "pod"));
             let pod = lasting.as_ref().or(own.as_ref()).expect("one of the two is there");
             let killed = kill(host, sample, pod, verb, (call, nth));

@@ -1,10 +1,12 @@
 //! What the host and its containers have in common: both are network
 //! namespaces in which commands run, links exist and packets arrive.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use serde_json::Value;
 
 use crate::capture::Capture;
@@ -137,6 +139,21 @@ pub trait Netns: Sync {
             .filter(|info| info["family"] == "inet" || info["scope"] != "link")
             .filter_map(|info| Some(format!("{}/{}", info["local"].as_str()?, info["prefixlen"])))
             .collect()
+    }
+
+    /// The names of all links, and with each its addresses, `eth0 10.1.0.2/24`, but for
+    /// link-local IPv6 addresses, which come and go with the carrier. Starts no program,
+    /// for those who look a thousand times.
+    ///
+    /// # Panics
+    /// When the kernel does not tell.
+    #[track_caller]
+    fn links_and_addresses(&self) -> BTreeSet<String>
+    where
+        Self: Sized,
+    {
+        let read = || getifaddrs().map(|all| all.filter_map(|one| link_or_address(&one)).collect());
+        self.within(read).unwrap_or_else(|e| panic!("getifaddrs in {}: {e}", self.place()))
     }
 
     /// The routes of both families as `ip route` prints them, one a line;
@@ -355,4 +372,20 @@ pub trait Netns: Sync {
         let address = first.and_then(|text| text.parse().ok());
         address.unwrap_or_else(|| panic!("{name} in {} has no address", self.place()))
     }
+}
+
+fn link_or_address(found: &InterfaceAddress) -> Option<String> {
+    let name = &found.interface_name;
+    let (Some(address), Some(mask)) = (&found.address, &found.netmask) else {
+        return Some(name.clone());
+    };
+    if let (Some(address), Some(mask)) = (address.as_sockaddr_in(), mask.as_sockaddr_in()) {
+        return Some(format!("{name} {}/{}", address.ip(), mask.ip().to_bits().count_ones()));
+    }
+    if let (Some(address), Some(mask)) = (address.as_sockaddr_in6(), mask.as_sockaddr_in6()) {
+        let prefix = mask.ip().to_bits().count_ones();
+        let lasts = !address.ip().is_unicast_link_local();
+        return lasts.then(|| format!("{name} {}/{prefix}", address.ip()));
+    }
+    Some(name.clone())
 }

@@ -203,7 +203,7 @@ impl<'a> Plugin<'a> {
             None => vec![program],
             Some(fault) => {
                 let Fault { calls, action, nth, follows } = fault;
-                let children = if *follows { "-f " } else { "" };
+                let children = if *follows { "-f --seccomp-bpf " } else { "" };
                 let words = format!(
                     "strace {children}-qq -o {} -e trace={calls} -e inject={calls}:{action}:when={nth}",
                     trace.display()
