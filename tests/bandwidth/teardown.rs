@@ -1,5 +1,8 @@
 //! What is left after DEL and GC: nothing, and nobody else's.
 
+use std::thread;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use testkit::{Case, Host, Netns as _, cases};
 
@@ -17,6 +20,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Shaping, Ifb] del_leaves_what_others_put_there,
         [Bridge, Shaping, Ifb] gc_removes_what_is_not_valid,
         [Bridge, Shaping] gc_removes_a_token_bucket_without_an_ifb,
+        [Bridge, Shaping, Ifb, Strace] gc_leaves_what_an_add_is_making,
         [Macvlan, Shaping, Ifb] del_in_the_container_leaves_nothing,
         [Bridge, Shaping, Ifb] interfaces_of_one_container_are_apart,
         [Bridge, Shaping, Ifb] many_at_once,
@@ -194,6 +198,43 @@ fn gc_removes_a_token_bucket_without_an_ifb(host: &Host) {
     assert_eq!(tbf(host, &lost.host_end(host)), None);
     kept.check(host, &one_way).expect_ok();
     lost.add(host, &one_way).expect_result();
+}
+
+/// GC of another network has a list of ifbs from before one had its alias, and then
+/// finds the token bucket that an ADD makes last, while nothing is sent to it yet.
+fn gc_leaves_what_an_add_is_making(host: &Host) {
+    const PAUSE: Duration = Duration::from_millis(500);
+    let pod = Pod::on_bridge(host, "pod");
+    pod.add(host, &both()).expect_result();
+    let made = ifbs(host).concat();
+    let alias = host.link(&made).expect("there")["ifalias"].as_str().expect("a text").to_owned();
+    pod.del(host, &both()).expect_ok();
+    let mut conf = limits("another", &json!({"cni.dev/valid-attachments": []}));
+    conf["cniVersion"] = json!("1.1.0");
+    let mut waited = 0;
+    for nth in 1.. {
+        host.exec(format!("ip link add {made} type ifb"));
+        let collected = thread::scope(|scope| {
+            let plugin = host.plugin("bandwidth").delay_call("sendto,sendmsg", PAUSE, nth);
+            let conf = &conf;
+            let gc = scope.spawn(move || plugin.gc(conf));
+            #[expect(clippy::disallowed_methods, reason = "nothing tells that strace delays")]
+            thread::sleep(PAUSE / 2);
+            host.exec(["ip", "link", "set", &made, "alias", &alias]);
+            host.exec(format!(
+                "tc qdisc add dev {made} root tbf rate 8mbit burst 1mb latency 25ms"
+            ));
+            gc.join().expect("it does not panic")
+        });
+        collected.expect_ok();
+        assert_eq!(ifbs(host), [made.as_str()], "{collected}");
+        host.exec(format!("ip link del {made}"));
+        if !collected.fault_fired() {
+            break;
+        }
+        waited += 1;
+    }
+    assert!(waited > 2, "{waited}");
 }
 
 fn del_in_the_container_leaves_nothing(host: &Host) {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -92,6 +93,12 @@ impl<'a> Plugin<'a> {
     /// calls, as the machine's memory killer would; the call is not made.
     pub fn kill_at_call(self, calls: &str, nth: usize) -> Self {
         self.fault(calls, "error=EINTR:signal=KILL".to_owned(), nth)
+    }
+
+    /// Has it wait for `delay` before the `nth` (from 1) of the named system calls, so
+    /// that others can get in between.
+    pub fn delay_call(self, calls: &str, delay: Duration, nth: usize) -> Self {
+        self.fault(calls, format!("delay_enter={}", delay.as_micros()), nth)
     }
 
     /// Calls it as root without `CAP_NET_ADMIN`, as in a locked-down container.
@@ -223,9 +230,9 @@ impl<'a> Plugin<'a> {
         command.env = Some(env);
         command.stdin = stdin.to_vec();
         let output = command.run();
-        // strace marks an injected error, and tells of a killed child; it ends as the
+        // strace marks an injected error and a delay, and tells of a killed child; it ends as the
         // plugin does.
-        let marks = ["(INJECTED)", "+++ killed by SIGKILL +++"];
+        let marks = ["(INJECTED)", "(DELAYED)", "+++ killed by SIGKILL +++"];
         let is_marked = |trace: String| marks.iter().any(|mark| trace.contains(mark));
         let fault_fired = self.fault.is_some()
             && (output.status.signal() == Some(Signal::SIGKILL as i32)
