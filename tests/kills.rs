@@ -1,5 +1,5 @@
 //! The whole chain, killed at any instant: SIGKILL at each system call that changes
-//! something, of each plugin, in ADD and in DEL, and then each of the ways in which
+//! something, of each plugin, in ADD, DEL and GC, and then each of the ways in which
 //! a runtime may go on. All points, none left out; how many, and how long it took,
 //! is printed. The plugins one by one share from here what kills and what looks for
 //! leftovers, see `properties::killed`.
@@ -53,6 +53,8 @@ pub(crate) enum Verb {
     Add,
     /// After a whole ADD, which shows that the next one works.
     Del,
+    /// After a whole ADD that the runtime has forgotten.
+    Gc,
 }
 
 /// How a runtime goes on after a kill.
@@ -155,25 +157,38 @@ impl<'h> Chain<'h> {
         }
     }
 
+    /// The configuration of a GC for which no attachment is valid.
+    fn forgotten(&self, at: usize) -> Value {
+        let none = json!({"cni.dev/valid-attachments": [], "cni.dev/attachments": []});
+        with(&self.plugins[at].1, none)
+    }
+
     #[track_caller]
     fn gc(&self) {
-        for (plugin, conf) in &self.plugins {
-            let none = json!({"cni.dev/valid-attachments": [], "cni.dev/attachments": []});
-            self.host.plugin(plugin).gc(&with(conf, none)).expect_ok();
+        for (at, (plugin, _)) in self.plugins.iter().enumerate() {
+            self.host.plugin(plugin).gc(&self.forgotten(at)).expect_ok();
         }
     }
 }
 
-/// Kills each verb at its calls of this name that have these numbers, until it makes
-/// no more, and gives how many kills that were. `kill` does it, cleans up, looks, and
-/// answers what became of the verb.
+/// Which verbs are killed: after that of GC the next one goes on.
+pub(crate) fn verbs(aftermath: Aftermath) -> Vec<Verb> {
+    match aftermath {
+        Aftermath::Gc => vec![Verb::Add, Verb::Del, Verb::Gc],
+        Aftermath::DelTwice | Aftermath::DelOfLost => vec![Verb::Add, Verb::Del],
+    }
+}
+
+/// Kills each verb at each of its calls of this name, until it makes no more, and gives
+/// how many kills that were. `kill` does it, cleans up, looks, and answers what became of
+/// the verb.
 pub(crate) fn at_each(
     call: &str,
-    numbers: impl Iterator<Item = usize>,
+    mut verbs: Vec<Verb>,
     mut kill: impl FnMut(Verb, usize) -> Outcome,
 ) -> usize {
-    let (mut verbs, mut kills) = (vec![Verb::Add, Verb::Del], 0);
-    for nth in numbers {
+    let mut kills = 0;
+    for nth in 1.. {
         assert!(nth < TOO_MANY, "{call} is called without end");
         verbs.retain(|verb| {
             let outcome = kill(*verb, nth);
@@ -276,7 +291,7 @@ fn tell(host: &Host, story: Story) -> usize {
     let (before, clean) = (host.snapshot(), look());
     let mut points = 0;
     for call in CALLS {
-        points += at_each(call, 1.., |verb, nth| {
+        points += at_each(call, verbs(story.aftermath), |verb, nth| {
             let (killed, previous) = kill(&chain, &container, story.at, verb, (call, nth));
             clean_up(&chain, &container, story.aftermath, previous.as_ref());
             expect_gone(host, &clean, look, &format!("{story:?}, {killed}"));
@@ -308,6 +323,10 @@ fn kill(
             chain.del(container, result.as_ref(), at + 1);
             let conf = chain.conf(at, result.as_ref());
             (plugin.del(container, "eth0", &conf), result)
+        }
+        Verb::Gc => {
+            let result = chain.add(container, chain.plugins.len());
+            (plugin.gc(&chain.forgotten(at)), result)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Kills: each call that changes something is the last one of an ADD, and of a DEL,
+//! Kills: each call that changes something is the last one of an ADD, a DEL, and a GC
 //! that is killed, and the runtime goes on in each of three ways. For the whole chain
 //! see `kills`.
 
@@ -9,7 +9,9 @@ use testkit::{Host, Netns as _, Outcome};
 
 use super::corpus::Sample;
 use super::{Pod, valid};
-use crate::kills::{Aftermath, CALLS, HOSTS, Verb, at_each, expect_gone, links_and_files, residue};
+use crate::kills::{
+    Aftermath, CALLS, HOSTS, Verb, at_each, expect_gone, links_and_files, residue, verbs,
+};
 
 pub(super) fn a_kill_at_any_step_is_cleaned_up_by_del(host: &Host, sample: &Sample) {
     kill_at_each_step(host, sample, Aftermath::DelTwice);
@@ -57,7 +59,7 @@ fn kill_on(
     let clean = look();
     let mut kills = 0;
     while let Some(call) = next_call() {
-        kills += at_each(call, 1.., |verb, nth| {
+        kills += at_each(call, verbs(aftermath), |verb, nth| {
             let own = lasting.is_none().then(|| sample.pod(host, "pod"));
             let pod = lasting.as_ref().or(own.as_ref()).expect("one of the two is there");
             let killed = kill(host, sample, pod, verb, (call, nth));
@@ -87,6 +89,10 @@ fn kill(
         Verb::Del => {
             sample.add(host, pod);
             plugin.del(&pod.container, "eth0", &sample.newest_conf(host, pod))
+        }
+        Verb::Gc => {
+            sample.add(host, pod);
+            plugin.gc(&valid(&sample.newest_conf(host, pod), &json!([])))
         }
     }
 }

@@ -38,6 +38,8 @@ struct Fault {
     nth: usize,
     /// Whether its children's calls are met as well.
     follows: bool,
+    /// Whether it dies of it.
+    kills: bool,
 }
 
 impl<'a> Plugin<'a> {
@@ -91,8 +93,10 @@ impl<'a> Plugin<'a> {
 
     /// Kills the plugin by SIGKILL at the `nth` (from 1) of the named system
     /// calls, as the machine's memory killer would; the call is not made.
-    pub fn kill_at_call(self, calls: &str, nth: usize) -> Self {
-        self.fault(calls, "error=EINTR:signal=KILL".to_owned(), nth)
+    pub fn kill_at_call(mut self, calls: &str, nth: usize) -> Self {
+        self = self.fault(calls, "error=EINTR:signal=KILL".to_owned(), nth);
+        self.fault = self.fault.map(|fault| Fault { kills: true, ..fault });
+        self
     }
 
     /// Has it wait for `delay` before the `nth` (from 1) of the named system calls, so
@@ -115,7 +119,8 @@ impl<'a> Plugin<'a> {
     }
 
     fn fault(mut self, calls: &str, action: String, nth: usize) -> Self {
-        self.fault = Some(Fault { calls: calls.to_owned(), action, nth, follows: true });
+        self.fault =
+            Some(Fault { calls: calls.to_owned(), action, nth, follows: true, kills: false });
         self
     }
 
@@ -209,8 +214,14 @@ impl<'a> Plugin<'a> {
         let mut argv = match &self.fault {
             None => vec![program],
             Some(fault) => {
-                let Fault { calls, action, nth, follows } = fault;
-                let children = if *follows { "-f --seccomp-bpf " } else { "" };
+                let Fault { calls, action, nth, follows, kills } = fault;
+                // With the filter, which saves a stop at each other call, it sends no
+                // signal.
+                let children = match (follows, kills) {
+                    (true, false) => "-f --seccomp-bpf ",
+                    (true, true) => "-f ",
+                    (false, _) => "",
+                };
                 let words = format!(
                     "strace {children}-qq -o {} -e trace={calls} -e inject={calls}:{action}:when={nth}",
                     trace.display()
@@ -230,10 +241,13 @@ impl<'a> Plugin<'a> {
         command.env = Some(env);
         command.stdin = stdin.to_vec();
         let output = command.run();
-        // strace marks an injected error and a delay, and tells of a killed child; it ends as the
-        // plugin does.
-        let marks = ["(INJECTED)", "(DELAYED)", "+++ killed by SIGKILL +++"];
-        let is_marked = |trace: String| marks.iter().any(|mark| trace.contains(mark));
+        // strace marks an injected error and a delay, and tells of a killed child; it ends
+        // as the plugin does.
+        let is_marked = |trace: String| match &self.fault {
+            Some(Fault { kills: true, .. }) => trace.contains("+++ killed by SIGKILL +++"),
+            Some(_) => ["(INJECTED)", "(DELAYED)"].iter().any(|mark| trace.contains(mark)),
+            None => false,
+        };
         let fault_fired = self.fault.is_some()
             && (output.status.signal() == Some(Signal::SIGKILL as i32)
                 || fs::read_to_string(&trace).is_ok_and(is_marked));
