@@ -41,6 +41,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Ipvlan, Ping, Ipv6] a_shim_lets_host_and_containers_meet_in_each_mode,
         [Ipvlan, Ping] a_strict_reverse_path_filter_needs_a_shim_with_an_address,
         [Ipvlan, Ipv6] the_last_takes_the_shim_away,
+        [Ipvlan, Ping, Ipv6] an_heir_is_reached_whatever_the_dead_left,
         [Ipvlan] check_knows_the_shim,
     } {
         list.push(case.ours_only());
@@ -472,6 +473,11 @@ fn the_last_takes_the_shim_away(host: &Host) {
     host.plugin("ipvlan").gc(&conf).expect_ok();
     assert_eq!(shims(host).len(), 0);
     host.expect_unchanged_but(&before, STAYS);
+}
+
+fn an_heir_is_reached_whatever_the_dead_left(host: &Host) {
+    drop(host.outside());
+    links::an_heir_is_reached_whatever_the_dead_left(&subject(host, "46", json!({})));
 }
 
 fn check_knows_the_shim(host: &Host) {

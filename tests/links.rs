@@ -2,6 +2,7 @@
 //! ptp, macvlan, ipvlan, vlan and dummy each run these on a configuration of
 //! their own.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
@@ -347,6 +348,54 @@ pub(crate) fn gc_keeps_what_is_valid(subject: &Subject<'_>) {
     let conf = conf::with(&subject.conf, json!({"cni.dev/valid-attachments": []}));
     host.plugin(subject.plugin).gc(&conf).expect_ok();
     assert_eq!(subject.leases(), BTreeSet::new());
+}
+
+/// What leads over a shim to the addresses that the next one inherits.
+pub(crate) fn ways_to_the_heir(host: &Host) -> Vec<String> {
+    let leads_there = |way: &String| {
+        way.starts_with("192.0.2.10 dev shim") || way.starts_with("2001:db8:ffff::10 dev shim")
+    };
+    host.routes("main").into_iter().filter(leads_there).collect()
+}
+
+/// Who gets the addresses of a dead container has the host's ways to them alone, and the
+/// late DEL or a GC of the dead one takes nothing of the heir's: also where the dead
+/// one's ways are still there, as an ADD of an older version leaves them.
+pub(crate) fn an_heir_is_reached_whatever_the_dead_left(subject: &Subject<'_>) {
+    let host = subject.host;
+    let ipam = conf::fixed(&["192.0.2.10/24", "2001:db8:ffff::10/64"]);
+    let subject = subject.with(json!({"hostShim": true, "ipam": ipam}));
+    let plugin = host.plugin(subject.plugin);
+    for late in ["DEL", "GC"] {
+        let (dead, _) = subject.attach(&format!("dead-{late}"));
+        let of_the_dead = ways_to_the_heir(host);
+        assert_eq!(of_the_dead.len(), 2);
+        dead.destroy();
+        let (heir, result) = (host.container(&format!("heir-{late}")), OnceCell::new());
+        host.wait_until("the namespace has ended", || {
+            let outcome = plugin.add(&heir, "eth0", &subject.conf);
+            outcome.success() && result.set(outcome.expect_result()).is_ok()
+        });
+        let own = ways_to_the_heir(host);
+        let is_new = own.iter().all(|way| !of_the_dead.contains(way));
+        assert!(own.len() == 2 && is_new, "{late}: {of_the_dead:?} {own:?}");
+        for way in &of_the_dead {
+            host.exec(format!("ip route add {way}"));
+        }
+        let valid = json!([{"containerID": heir.id(), "ifname": "eth0"}]);
+        let conf = conf::with(&subject.conf, json!({"cni.dev/valid-attachments": valid}));
+        let outcome = match late {
+            "DEL" => plugin.del_without_netns(&dead, "eth0", &subject.conf),
+            _ => plugin.gc(&conf),
+        };
+        outcome.expect_ok();
+        assert_eq!(ways_to_the_heir(host), own, "{late}");
+        subject.check(&heir, result.get().expect("it was added")).expect_ok();
+        host.expect_ping("192.0.2.10");
+        host.expect_ping("2001:db8:ffff::10");
+        subject.del(&heir);
+        heir.destroy();
+    }
 }
 
 /// The configuration's `dns` counts, or else IPAM's.

@@ -5,6 +5,7 @@ use testkit::{Case, Frame, Host, Netns as _, Payload, cases};
 
 use super::{STAYS, subject};
 use crate::conf;
+use crate::kills::TOO_MANY;
 use crate::links::{self, Subject, settled_outside};
 
 pub(super) fn list() -> Vec<Case> {
@@ -15,6 +16,8 @@ pub(super) fn list() -> Vec<Case> {
         [Macvlan, Ping] the_host_speaks_first_and_nobody_outside_takes_it_for_the_shim,
         [Macvlan] the_last_takes_the_shim_away,
         [Macvlan] many_share_a_shim,
+        [Macvlan, Ping, Ipv6] an_heir_is_reached_whatever_the_dead_left,
+        [Macvlan, Strace] an_heirs_failed_add_leaves_no_way_to_it,
         [Macvlan, Ipv6] check_knows_the_shim,
         [Macvlan] what_a_shim_cannot_be_is_refused,
     };
@@ -191,6 +194,49 @@ fn many_share_a_shim(host: &Host) {
             host.exec(format!("ip netns del pod{n}"));
         }
     }
+}
+
+fn an_heir_is_reached_whatever_the_dead_left(host: &Host) {
+    drop(host.outside());
+    links::an_heir_is_reached_whatever_the_dead_left(&subject(host, "46", json!({})));
+}
+
+/// Nor does it, or the late DEL of the dead, take the shim from another.
+fn an_heirs_failed_add_leaves_no_way_to_it(host: &Host) {
+    drop(host.outside());
+    let keys = json!({"hostShim": true, "ipam": conf::fixed(&["192.0.2.10/24"])});
+    let subject = subject(host, "4", keys);
+    let keeper = conf::with(&subject.conf, json!({"ipam": conf::fixed(&["192.0.2.200/24"])}));
+    host.plugin("macvlan").add(&host.container("keeper"), "eth0", &keeper).expect_result();
+    let shim = shims(host).remove(0);
+    let neighbours = || host.exec(format!("ip neighbour show dev {shim} to 192.0.2.10"));
+    let (dead, _) = subject.attach("dead");
+    let of_the_dead = links::ways_to_the_heir(host);
+    dead.destroy();
+    let heir = host.container("heir");
+    let mut taken = 0;
+    for nth in 1.. {
+        assert!(nth < TOO_MANY, "sendto is called without end");
+        host.exec(format!("ip route replace {}", of_the_dead[0]));
+        let plugin = host.plugin("macvlan").fail_call("sendto", "ENOBUFS", nth);
+        let outcome = plugin.add(&heir, "eth0", &subject.conf);
+        if !outcome.fault_fired() {
+            outcome.expect_result();
+            break;
+        }
+        if outcome.success() {
+            subject.del(&heir);
+        }
+        let left = links::ways_to_the_heir(host);
+        assert!(left.is_empty() || left == of_the_dead, "{left:?}\n{outcome}");
+        taken += usize::from(left.is_empty() && !outcome.success());
+        host.plugin("macvlan").del_without_netns(&dead, "eth0", &subject.conf).expect_ok();
+        assert_eq!(neighbours(), "", "{outcome}");
+        assert_eq!(shims(host), [&*shim], "{outcome}");
+    }
+    assert!(taken > 0, "no ADD came as far as the shim");
+    subject.del(&heir);
+    assert_eq!((links::ways_to_the_heir(host), neighbours()), (vec![], String::new()));
 }
 
 fn check_knows_the_shim(host: &Host) {

@@ -11,7 +11,7 @@
 //! |---|---|---|---|---|
 //! | the shim | host | `shim` and a hash of network and parent | [`leave`] of the last, [`gc`] | by the network's attachments |
 //! | its alias | host | `oxcni-shim:<network>` | with the shim | |
-//! | a route to each address | host | its metric is a hash of the attachment | [`leave`], [`gc`] | no |
+//! | a route to each address | host | its metric is a hash of the attachment | [`leave`], [`gc`], [`join`] of who has the address next | no |
 //! | a neighbour entry to each address | host, macvlan, ipvlan in mode l2 | the address | [`leave`], [`gc`] | no |
 //! | neighbour entries and routes to the host | container | the host's addresses | with the container's link | no |
 //!
@@ -73,9 +73,17 @@ pub fn join(
     let alone = lock::alone(Of::Host(sandbox.home()), DOING, LOCK_LIMIT)?;
     let shim = ensure(sandbox, plan, parent)?;
     let attachment = sandbox.request.attachment();
-    for route in routes_of(sandbox.request.network.name(), &attachment, shim.index, &ways) {
+    let own = routes_of(sandbox.request.network.name(), &attachment, shim.index, &ways);
+    for route in &own {
         // One of IPv6 that is there loses its source when the shim loses that address.
-        route::replace(host, &route).map_err(|e| kernel(e.context("join the host shim")))?;
+        route::replace(host, route).map_err(|e| kernel(e.context("join the host shim")))?;
+    }
+    // IPAM gave the addresses to this attachment: another that has a route to one is dead.
+    let of_the_dead = |(mark, route): &(u32, Route)| {
+        own.iter().any(|own| own.dst == route.dst && own.priority != Some(*mark))
+    };
+    for (_, route) in marked(host, &shim)?.into_iter().filter(of_the_dead) {
+        gone_is_fine(route::delete(host, &route))?;
     }
     for entry in host_neighbours(plan, &shim, link, &ways) {
         neigh::replace(host, &entry).map_err(kernel)?;
@@ -449,12 +457,7 @@ fn prune(
     }
     let alone = Patience::default().alone(Of::Host(home), DOING);
     let prune_one = |shim: Link| {
-        let filter = Filter { family: None, table: None, oif: Some(shim.index) };
-        let routes = route::list(host, filter).map_err(kernel)?;
-        let marked: Vec<(u32, Route)> = routes
-            .into_iter()
-            .filter_map(|route| Some((route.priority.filter(|p| p & MARK != 0)?, route)))
-            .collect();
+        let marked = marked(host, &shim)?;
         if is_half_made(&shim) && (alone.is_none() || !marked.is_empty()) {
             return Ok(());
         }
@@ -464,6 +467,10 @@ fn prune(
         }
         for (_, route) in go {
             gone_is_fine(route::delete(host, &route))?;
+            // The entry is then of who got the address after this one.
+            if stay.iter().any(|(_, other)| other.dst == route.dst) {
+                continue;
+            }
             let (index, ip) = (shim.index, route.dst.ip());
             let entry = Neigh { index, ip, mac: None, state: 0, flags: 0 };
             gone_is_fine(neigh::delete(host, &entry))?;
@@ -471,6 +478,14 @@ fn prune(
         Ok(())
     };
     Error::join(find()?.into_iter().filter_map(|shim| prune_one(shim).err()).collect())
+}
+
+/// The routes of attachments on a shim, with their marks.
+fn marked(host: &Socket, shim: &Link) -> Result<Vec<(u32, Route)>> {
+    let filter = Filter { family: None, table: None, oif: Some(shim.index) };
+    let routes = route::list(host, filter).map_err(kernel)?;
+    let with_mark = |route: Route| Some((route.priority.filter(|p| p & MARK != 0)?, route));
+    Ok(routes.into_iter().filter_map(with_mark).collect())
 }
 
 /// Left by an ADD that was killed before it could say whose the link is. Nobody
