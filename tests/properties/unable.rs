@@ -1,17 +1,21 @@
 //! A host that does not let an ADD do what it must: it says so, and leaves
 //! nothing; and with what was missing the next one works.
 
-use testkit::{Host, Netns as _, Outcome};
+use testkit::{Host, Netns as _, Outcome, Plugin};
 
 use super::corpus::Sample;
 
 pub(super) fn without_a_capability_an_add_says_why(host: &Host, sample: &Sample) {
     sample.set_up(host);
-    let pod = sample.pod(host, "pod");
-    let unable = sample.plugin(host).without_net_admin();
+    refuses(host, sample, &sample.plugin(host).without_net_admin(), "no-net-admin");
+    refuses(host, sample, &sample.plugin(host).without_sys_admin(), "no-sys-admin");
+}
+
+fn refuses(host: &Host, sample: &Sample, unable: &Plugin, name: &str) {
+    let pod = sample.pod(host, name);
     let before = host.snapshot();
     let inside = pod.container.network_snapshot();
-    let outcome = sample.try_add(host, &unable, &pod);
+    let outcome = sample.try_add(host, unable, &pod);
     if outcome.success() {
         // It needs none: addresses are files, and lo may be up.
         sample.del(host, &pod).expect_ok();

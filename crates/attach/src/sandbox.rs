@@ -19,6 +19,8 @@ pub struct Sandbox<'r> {
     home: Namespace,
     /// The container's namespace; `None` on DEL when it is gone.
     namespace: Option<Namespace>,
+    /// Whether the thread has left the host.
+    is_away: bool,
     /// Opened when the thread entered the container.
     container: Option<Socket>,
 }
@@ -126,6 +128,7 @@ impl<'r> Sandbox<'r> {
             host: Socket::route().map_err(kernel)?,
             home,
             namespace,
+            is_away: false,
             container: None,
         })
     }
@@ -161,7 +164,9 @@ impl<'r> Sandbox<'r> {
                         format!("enter network namespace {:?}: it is gone", self.request.sandbox()),
                     )
                 })?;
-                enter_namespace(namespace)?
+                namespace.enter().map_err(invalid_netns)?;
+                self.is_away = true;
+                Socket::route().map_err(kernel)?
             }
         };
         Ok(self.container.insert(container))
@@ -177,13 +182,16 @@ impl<'r> Sandbox<'r> {
         })
     }
 
-    /// Runs `act` in the host's namespace, on a thread of its own (100 us): for
-    /// the rare host sysctl that must be written after the container was
-    /// entered.
+    /// Runs `act` in the host's namespace: on a thread of its own (100 us) once the
+    /// container was entered, for the rare host sysctl that must be written then.
+    /// Before, nothing is entered, which an undo must not need the privilege for.
     ///
     /// # Errors
     /// Those of `act`.
     pub fn in_home<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        if !self.is_away {
+            return act();
+        }
         let home = &self.home;
         on_thread(move || {
             home.enter().map_err(kernel)?;

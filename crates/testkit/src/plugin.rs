@@ -26,7 +26,8 @@ pub struct Plugin<'a> {
     env: BTreeMap<String, Option<String>>,
     cni_path: String,
     fault: Option<Fault>,
-    unprivileged: bool,
+    /// The capability it is called without.
+    lacks: Option<&'static str>,
     memory: Option<usize>,
 }
 
@@ -49,7 +50,7 @@ impl<'a> Plugin<'a> {
         assert!(program.exists(), "no plugin {name} in {}", folder.display());
         let cni_path = folder.display().to_string();
         let env = BTreeMap::new();
-        Self { world, program, env, cni_path, fault: None, unprivileged: false, memory: None }
+        Self { world, program, env, cni_path, fault: None, lacks: None, memory: None }
     }
 
     /// Sets `CNI_ARGS`: `"IgnoreUnknown=1;IP=10.1.0.9"`.
@@ -107,7 +108,13 @@ impl<'a> Plugin<'a> {
 
     /// Calls it as root without `CAP_NET_ADMIN`, as in a locked-down container.
     pub fn without_net_admin(mut self) -> Self {
-        self.unprivileged = true;
+        self.lacks = Some("net_admin");
+        self
+    }
+
+    /// The same without `CAP_SYS_ADMIN`: it can enter no namespace.
+    pub fn without_sys_admin(mut self) -> Self {
+        self.lacks = Some("sys_admin");
         self
     }
 
@@ -230,9 +237,9 @@ impl<'a> Plugin<'a> {
                 words.chain([program]).collect()
             }
         };
-        if self.unprivileged {
-            let words = "setpriv --bounding-set -net_admin --inh-caps -net_admin".split(' ');
-            argv.splice(0..0, words.map(str::to_owned));
+        if let Some(capability) = self.lacks {
+            let words = format!("setpriv --bounding-set -{capability} --inh-caps -{capability}");
+            argv.splice(0..0, words.split(' ').map(str::to_owned));
         }
         if let Some(bytes) = self.memory {
             argv.splice(0..0, ["prlimit".to_owned(), format!("--data={bytes}")]);
