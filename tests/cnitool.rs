@@ -27,6 +27,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] status_knows_when_addresses_are_out,
         [Bridge, Nft] check_and_del_are_given_what_add_was,
         [] it_is_no_plugin_itself,
+        [Bridge] a_lock_that_is_no_file_is_told,
     } {
         list.push(case.ours_only());
     }
@@ -441,5 +442,35 @@ fn a_failed_add_takes_nothing_from_another_network(host: &Host) {
     assert!(!output.success() && output.stderr.contains("already used"), "{output}");
     assert!(one.link("eth0").is_some(), "the other network's link is gone");
     ok(host, &format!("check net {path}"));
+    ok(host, &format!("del net {path}"));
+}
+
+/// One that is a pipe was waited for without end, and a link was followed.
+fn a_lock_that_is_no_file_is_told(host: &Host) {
+    const ELSEWHERE: &str = "/run/elsewhere";
+    write_network(host, "1.1.0", &[]);
+    let one = host.container("one");
+    let path = one.path().display();
+    ok(host, &format!("add net {path}"));
+    ok(host, &format!("del net {path}"));
+    let before = host.snapshot();
+    for name in ["net", ".net.gate"] {
+        let lock = format!("/var/lib/cni/locks/{name}");
+        for planted in [format!("ln -s {ELSEWHERE}"), "mkfifo".to_owned(), "mkdir".to_owned()] {
+            host.exec(format!("rm -f {lock}"));
+            host.exec(format!("{planted} {lock}"));
+            let told = cnitool(host, &format!("add net {path}"));
+            assert!(!told.success() && told.stderr.contains(&lock), "{planted}: {told}");
+            assert!(!Path::new(ELSEWHERE).exists(), "{planted}: the link was followed");
+            assert_eq!((leases(host).len(), cached(host)), (0, 0));
+            let told = cnitool(host, "gc net --all");
+            assert!(!told.success() && told.stderr.contains(&lock), "{planted}: {told}");
+            // It must not keep a container from ending.
+            ok(host, &format!("del net {path}"));
+            host.exec(format!("rm -rf {lock}"));
+        }
+    }
+    host.expect_unchanged_but(&before, STAYS);
+    ok(host, &format!("add net {path}"));
     ok(host, &format!("del net {path}"));
 }

@@ -103,7 +103,6 @@ const WALLS: [Wall; 5] = [
             "crates/linux",
             // a log, where one is wanted
             "crates/cni/src/log",
-            "crates/runtime/src/lock",
             "crates/bench",
             "crates/testkit",
         ],

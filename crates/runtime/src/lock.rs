@@ -11,13 +11,13 @@
 use crate::attachment::hex;
 use cni::{Code, Error, Result};
 use sha2::{Digest, Sha512};
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use store::{Dir, Kind, Lock};
 
-/// How often a lock is tried while another process has it.
-const PAUSE: Duration = Duration::from_millis(5);
+/// Nobody else's business, and nobody else may lock them.
+const DIR_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
 
 /// The locks of all networks of a cache.
 #[derive(Debug, Clone)]
@@ -30,9 +30,11 @@ pub(crate) struct Locks {
 #[derive(Debug)]
 #[must_use]
 pub struct Held {
-    _inner: File,
-    _gate: Option<File>,
+    _inner: Lock,
+    _gate: Option<Lock>,
 }
+
+type Take = fn(&Dir, String, u32, Duration) -> store::Result<Lock>;
 
 impl Locks {
     /// Of the cache in `folder`; waits are ended after `limit`.
@@ -45,11 +47,7 @@ impl Locks {
     /// # Errors
     /// Code 5 when there can be no lock file, 11 when a GC does not end.
     pub(crate) fn shared(&self, network: &str) -> Result<Held> {
-        let until = Instant::now() + self.limit;
-        let gate = self.open(&self.gate(network))?;
-        self.take(&gate, File::try_lock_shared, until, network)?;
-        let inner = self.open(&self.inner(network))?;
-        self.take(&inner, File::try_lock_shared, until, network)?;
+        let [_, inner] = self.pass(network, Lock::share)?;
         Ok(Held { _inner: inner, _gate: None })
     }
 
@@ -58,68 +56,39 @@ impl Locks {
     /// # Errors
     /// Code 5 when there can be no lock file, 11 when others do not end.
     pub(crate) fn exclusive(&self, network: &str) -> Result<Held> {
-        let until = Instant::now() + self.limit;
-        let gate = self.open(&self.gate(network))?;
-        self.take(&gate, File::try_lock, until, network)?;
-        let inner = self.open(&self.inner(network))?;
-        self.take(&inner, File::try_lock, until, network)?;
+        let [gate, inner] = self.pass(network, Lock::take)?;
         Ok(Held { _inner: inner, _gate: Some(gate) })
     }
 
-    fn take(
-        &self,
-        file: &File,
-        lock: fn(&File) -> Result<(), TryLockError>,
-        until: Instant,
-        network: &str,
-    ) -> Result<()> {
-        loop {
-            match lock(file) {
-                Ok(()) => return Ok(()),
-                Err(TryLockError::Error(e)) => {
-                    return Err(Error::new(Code::IO, format!("lock network {network:?}: {e}")));
-                }
-                Err(TryLockError::WouldBlock) if Instant::now() < until => {
-                    #[expect(
-                        clippy::disallowed_methods,
-                        reason = "flock(2) has no time limit, so this polls"
-                    )]
-                    std::thread::sleep(PAUSE);
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(Error::new(
-                        Code::TRY_AGAIN,
-                        format!(
-                            "lock network {network:?}: another process has been at it for {} s: \
-                             see who has the files in {} open",
-                            self.limit.as_secs(),
-                            self.folder.display()
-                        ),
-                    ));
-                }
-            }
-        }
+    /// Through the gate and in, within the limit together.
+    fn pass(&self, network: &str, take: Take) -> Result<[Lock; 2]> {
+        let begin = Instant::now();
+        let dir = Dir::create(&self.folder, DIR_MODE).map_err(|e| refused(network, &e))?;
+        let gate = take_plain(&dir, network, gate_name(network), take, self.limit)?;
+        let left = self.limit.saturating_sub(begin.elapsed());
+        Ok([gate, take_plain(&dir, network, short(network), take, left)?])
     }
+}
 
-    fn open(&self, file: &Path) -> Result<File> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.folder)
-            .and_then(|()| {
-                OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(file)
-            })
-            .map_err(|e| Error::new(Code::IO, format!("open lock file {}: {e}", file.display())))
+/// A pipe or a device that was planted is no lock, though it could be locked.
+fn take_plain(dir: &Dir, network: &str, name: String, take: Take, wait: Duration) -> Result<Lock> {
+    let kind = dir.kind(&name).map_err(|e| refused(network, &e))?;
+    if kind.is_some_and(|kind| kind != Kind::Plain) {
+        let path = dir.path().join(name);
+        let text = format!("lock network {network:?}: {} is no plain file", path.display());
+        return Err(Error::new(Code::IO, text));
     }
+    take(dir, name, FILE_MODE, wait).map_err(|e| refused(network, &e))
+}
 
-    fn inner(&self, network: &str) -> PathBuf {
-        self.folder.join(short(network))
-    }
+fn refused(network: &str, error: &store::Error) -> Error {
+    let code = if error.is_timed_out() { Code::TRY_AGAIN } else { Code::IO };
+    Error::new(code, format!("lock network {network:?}: {error}"))
+}
 
-    /// No network's name begins with a dot.
-    fn gate(&self, network: &str) -> PathBuf {
-        self.folder.join(format!(".{}.gate", short(network)))
-    }
+/// No network's name begins with a dot.
+fn gate_name(network: &str) -> String {
+    format!(".{}.gate", short(network))
 }
 
 /// A name of any length as a file name of at most 200 bytes; names are ASCII.
