@@ -28,6 +28,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge, Nft] check_and_del_are_given_what_add_was,
         [] it_is_no_plugin_itself,
         [Bridge] a_lock_that_is_no_file_is_told,
+        [Bridge] an_add_whose_result_is_lost_is_taken_back,
     } {
         list.push(case.ours_only());
     }
@@ -472,5 +473,32 @@ fn a_lock_that_is_no_file_is_told(host: &Host) {
     }
     host.expect_unchanged_but(&before, STAYS);
     ok(host, &format!("add net {path}"));
+    ok(host, &format!("del net {path}"));
+}
+
+/// Who is told of a failure expects nothing to be there.
+fn an_add_whose_result_is_lost_is_taken_back(host: &Host) {
+    write_network(host, "1.1.0", &[]);
+    let one = host.container("one");
+    let path = one.path().display().to_string();
+    ok(host, &format!("add net {path}"));
+    ok(host, &format!("del net {path}"));
+    let before = host.snapshot();
+    let inside = one.network_snapshot();
+    let add = || {
+        let plugins = testkit::plugins_folder().display().to_string();
+        let line = format!("CNI_PATH={plugins} {} add net {path} > /dev/full", tool());
+        host.try_exec(vec!["sh".to_owned(), "-c".to_owned(), line])
+    };
+    let told = add();
+    assert_eq!(told.code(), Some(1), "{told}");
+    assert!(told.stderr.contains("No space left") && told.stderr.contains("detached"), "{told}");
+    assert_eq!((leases(host).len(), cached(host)), (0, 0));
+    host.expect_unchanged_but(&before, STAYS);
+    inside.expect_same(&one.network_snapshot());
+    // One of before stays.
+    ok(host, &format!("add net {path}"));
+    assert_eq!(add().code(), Some(1));
+    ok(host, &format!("check net {path}"));
     ok(host, &format!("del net {path}"));
 }

@@ -10,8 +10,18 @@ use std::process::ExitCode;
 pub(crate) fn add(session: &Session, network: &str, netns: &Path) -> Result<ExitCode> {
     let list = session.network(network)?;
     let attachment = session.attachment(netns)?;
+    let was_attached = session.cached(network, &attachment).is_some();
     let outcome = session.runtime.add(&list, &attachment)?;
-    print(outcome.render())
+    print(outcome.render()).map_err(|error| {
+        if was_attached {
+            return error.with_details("it was attached before, and is");
+        }
+        // Who is told of a failure expects no attachment.
+        match session.runtime.del(&list, &attachment) {
+            Ok(()) => error.with_details("what was attached is detached again"),
+            Err(left) => error.with_details(format!("undo: {left}")),
+        }
+    })
 }
 
 pub(crate) fn check(session: &Session, network: &str, netns: &Path) -> Result<ExitCode> {
