@@ -26,7 +26,7 @@ pub(crate) fn list() -> Vec<Case> {
     let mut list: Vec<Case> = FAULTS.iter().map(case).collect();
     list.push(Case::pure("status::the_table_has_a_row_for_each_case", || {
         let cases = FAULTS.iter().map(|(plugin, fault, ..)| (*plugin, *fault));
-        let cases: BTreeSet<_> = cases.chain([MODULE, VLANS, SHAPER, PRIVILEGE]).collect();
+        let cases: BTreeSet<_> = cases.chain([MODULE, VLANS, SHAPER, PRIVILEGE, ENTRY]).collect();
         let rows: BTreeSet<_> = rows().map(|row| (row[0], row[1])).collect();
         assert_eq!(rows, cases, "left: docs/reliability.md; right: tests/status.rs");
     }));
@@ -36,6 +36,7 @@ pub(crate) fn list() -> Vec<Case> {
         [Bridge] a_kernel_without_vlans_on_bridges,
         [Bridge] a_plugin_without_the_capability,
         [Bridge] a_read_only_proc_that_is_right,
+        [Bridge, Iptables] locks_take_no_bytes,
     };
     list.extend(special.into_iter().map(Case::ours_only));
     list.push(Case::new("status::without_a_fault_it_succeeds", &[Feature::OurPlugins], healthy));
@@ -48,6 +49,27 @@ const FAULTS: &[Fault] = &[
     ("bridge", "a link of another kind has the bridge's name", &[], |host| {
         host.exec("ip link add cni0 type veth peer name other");
         status(host, "bridge", json!({}))
+    }),
+    ("bridge", "the folder of its lock is below a link that leads nowhere", &[], |host| {
+        host.exec("rm -rf /run/cni");
+        host.exec("ln -s /none-such /run/cni");
+        status(host, "bridge", json!({}))
+    }),
+    ("bridge", "it has another gateway address than host-local will give", &[], |host| {
+        let keys = |subnet: &str| {
+            json!({"isGateway": true,
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": subnet}]]}})
+        };
+        let conf = of_type(host, "bridge", keys("10.244.1.0/24"));
+        host.plugin("bridge").add(&host.container("before"), "eth0", &conf).expect_result();
+        // In the network's own words, and in those of flanneld, which leased another.
+        status(host, "bridge", with(&keys("10.244.2.0/24"), json!({"forceAddress": true})))
+            .expect_ok();
+        let told = status(host, "bridge", keys("10.244.1.0/24"));
+        let lease = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n\
+                     FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+        host.write("/run/flannel/subnet.env", lease);
+        same([status(host, "flannel", json!({})), told])
     }),
     ("bridge", "the folder of its lock cannot be written", &[], |host| {
         host.exec("mkdir -p -m 700 /run/cni/oxcni/locks");
@@ -213,6 +235,14 @@ const FAULTS: &[Fault] = &[
             same([json!({"backend": "iptables"}), conditions].map(|keys| mapped(host, keys)))
         },
     ),
+    ("portmap", "`externalSetMarkChain` names no chain", &[Feature::Iptables], |host| {
+        let keys = json!({"externalSetMarkChain": "KUBE-MARK-MASQ"});
+        let told = mapped(host, keys.clone());
+        host.exec("iptables -t nat -N KUBE-MARK-MASQ");
+        host.exec("ip6tables -t nat -N KUBE-MARK-MASQ");
+        mapped(host, keys).expect_ok();
+        told
+    }),
     (
         "portmap",
         "the conditions are for `nft`, and that is not installed",
@@ -315,6 +345,10 @@ const MODULE: (&str, &str) =
     ("macvlan, ipvlan, vlan, dummy, vrf, bandwidth", "the kernel lacks the module");
 const VLANS: (&str, &str) = ("bridge", "VLANs are wanted, and the kernel's bridges know none");
 const SHAPER: (&str, &str) = ("bandwidth", "the kernel lacks the token bucket");
+const ENTRY: (&str, &str) = (
+    "bridge, ptp, macvlan, ipvlan, vlan, dummy, host-device, tap, loopback, flannel, bandwidth, tuning, sbr, vrf",
+    "the plugin has no `CAP_SYS_ADMIN`",
+);
 const PRIVILEGE: (&str, &str) = (
     "bridge, ptp, macvlan, ipvlan, vlan, dummy, host-device, tap, loopback, flannel, bandwidth, firewall, portmap, tuning, sbr, vrf",
     "the plugin has no `CAP_NET_ADMIN`",
@@ -425,6 +459,19 @@ fn a_read_only_proc_that_is_right(host: &Host) {
     }
 }
 
+/// What is full of bytes has room for an empty file.
+fn locks_take_no_bytes(host: &Host) {
+    host.exec("mkdir -p /run/cni");
+    host.exec("mount -t tmpfs -o size=16k tmpfs /run/cni");
+    let filler = |n: usize| fs::write(format!("/run/cni/filler{n}"), [1; 4096]);
+    let full = (0..100).find(|n| filler(*n).is_err());
+    assert!(full.is_some(), "it does not fill up");
+    status(host, "bridge", json!({"ipam": fixed(&["10.1.0.2/24"])})).expect_ok();
+    // Where the folders are, and where they have to be made.
+    mapped(host, json!({"backend": "iptables"})).expect_ok();
+    host.exec("umount /run/cni");
+}
+
 /// What the kernel has can be had, and what it lacks is told.
 fn a_kernel_without_the_module(host: &Host) {
     let result = chained(host);
@@ -477,6 +524,7 @@ fn a_plugin_without_the_capability(host: &Host) {
     let keys = json!({"master": "eth7", "vlanId": 5, "vrfname": "blue", "ingressRate": 1_000_000,
         "device": "eth7", "mtu": 1400, "runtimeConfig": {"portMappings": [mapping]}});
     for plugin in PRIVILEGE.0.split(", ") {
+        let enters = ENTRY.0.split(", ").any(|other| other == plugin);
         let chained = ["bandwidth", "firewall", "portmap", "tuning", "sbr", "vrf"];
         let mut conf = of_type(host, plugin, keys.clone());
         if chained.contains(&plugin) {
@@ -486,6 +534,12 @@ fn a_plugin_without_the_capability(host: &Host) {
         }
         let unable = host.plugin(plugin).without_net_admin();
         expect_row(PRIVILEGE.0, PRIVILEGE.1, &asked(host, &unable, &conf));
+        let told = asked(host, &host.plugin(plugin).without_sys_admin(), &conf);
+        if enters {
+            expect_row(ENTRY.0, ENTRY.1, &told);
+        } else {
+            told.expect_ok();
+        }
     }
 }
 

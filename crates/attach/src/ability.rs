@@ -47,11 +47,33 @@ pub fn explain(error: linux::Error, socket: &Socket, kind: &str) -> linux::Error
 /// # Errors
 /// Code 50: the process has no privilege at all, or there is no such module.
 pub fn links_in_containers(kind: &str) -> Result<()> {
-    network_admin()?;
+    containers()?;
     let host = Socket::route().map_err(unavailable)?;
     match link::knows(&host, kind) {
         Err(e) if e.is_permission() => Ok(()),
         known => judge(known, kind),
+    }
+}
+
+/// The process may change the networks of containers.
+///
+/// # Errors
+/// Those of [`network_admin`] and [`entering`].
+pub fn containers() -> Result<()> {
+    network_admin()?;
+    entering()
+}
+
+/// The process may enter containers: it has `CAP_SYS_ADMIN` in its user namespace.
+///
+/// # Errors
+/// Code 50 when it has not.
+pub fn entering() -> Result<()> {
+    match capability::has_sys_admin().map_err(unavailable)? {
+        true => Ok(()),
+        false => Err(Error::not_available(
+            "enter a network namespace: operation not permitted: the plugin needs CAP_SYS_ADMIN",
+        )),
     }
 }
 

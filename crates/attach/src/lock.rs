@@ -16,8 +16,7 @@
 //! waits with [`Patience`] and goes on without it: a holder that is stopped must
 //! not keep a container from ending.
 
-use crate::records::Records;
-use crate::{kernel, notice};
+use crate::{kernel, notice, records};
 use cni::{Code, Error, Result};
 use linux::Namespace;
 use std::cell::Cell;
@@ -119,7 +118,7 @@ pub fn verify_host() -> Result<()> {
 /// # Errors
 /// As [`verify_host`].
 pub fn verify_containers() -> Result<()> {
-    Records::verify_writable(Path::new(DIRECTORY))
+    records::verify_room(Path::new(DIRECTORY), Dir::check_room_for_empty)
         .map_err(|error| error.with_code(Code::NOT_AVAILABLE))
 }
 

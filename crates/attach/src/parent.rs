@@ -38,10 +38,13 @@ impl Place {
     /// STATUS: links of `kind` can be made with a parent there.
     ///
     /// # Errors
-    /// Those of [`ability::links`].
+    /// Those of [`ability::links`] and [`ability::entering`].
     pub fn status(self, kind: &str) -> Result<()> {
         match self {
-            Place::Host => ability::links(&Socket::route().map_err(kernel)?, kind),
+            Place::Host => {
+                ability::entering()?;
+                ability::links(&Socket::route().map_err(kernel)?, kind)
+            }
             Place::Container => ability::links_in_containers(kind),
         }
     }

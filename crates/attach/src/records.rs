@@ -166,16 +166,7 @@ impl Records {
     /// # Errors
     /// Code 5: what stands in the way.
     pub fn verify_writable(path: &Path) -> Result<()> {
-        // The record, and the folders that are missing.
-        for (files, folder) in (1..).zip(path.ancestors()) {
-            // Above a relative path of one component is the working directory.
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            match Dir::open(folder) {
-                Err(e) if e.is_not_found() => {}
-                opened => return opened.and_then(|dir| dir.check_room(files)).map_err(stored),
-            }
-        }
-        Ok(())
+        verify_room(path, Dir::check_room)
     }
 
     /// The file of this name.
@@ -243,6 +234,24 @@ impl Records {
             _ => Ok(()),
         }
     }
+}
+
+/// Could one file be made in the folder at `path`, as far as `check` goes?
+pub(crate) fn verify_room(path: &Path, check: fn(&Dir, u32) -> store::Result<()>) -> Result<()> {
+    // The file, and the folders that are missing.
+    for (files, folder) in (1..).zip(path.ancestors()) {
+        // Above a relative path of one component is the working directory.
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        match Dir::open(folder) {
+            Err(e) if e.is_not_found() => {
+                if folder.is_symlink() {
+                    return Err(stored(e.hint("it is a symbolic link that leads nowhere")));
+                }
+            }
+            opened => return opened.and_then(|dir| check(&dir, files)).map_err(stored),
+        }
+    }
+    Ok(())
 }
 
 /// A name that is never too long: `sha512-` and 64 digits.

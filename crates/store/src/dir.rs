@@ -5,7 +5,7 @@ use crate::{DataFile, Error, Plain, Result};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat, futimens, mkdirat};
-use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, geteuid, linkat, unlinkat};
@@ -424,12 +424,16 @@ impl Dir {
     /// What stands in the way: [`Error::is_full`], [`Error::is_read_only`],
     /// [`Error::is_permission`].
     pub fn check_writable(&self) -> Result<()> {
+        self.try_file(&[0; 128])
+    }
+
+    fn try_file(&self, content: &[u8]) -> Result<()> {
         let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         let error = |e| Error::errno("write in", &self.path, e);
         match openat(&self.fd, ".", flags, Mode::S_IRUSR) {
-            Ok(fd) => File::from(fd)
-                .write_all(&[0; 128])
-                .map_err(|e| Error::io("write in", &self.path, &e)),
+            Ok(fd) => {
+                File::from(fd).write_all(content).map_err(|e| Error::io("write in", &self.path, &e))
+            }
             Err(e) if is_without_unnamed_files(e) => self.seems_writable().map_err(error),
             Err(e) => Err(error(e)),
         }
@@ -442,6 +446,22 @@ impl Dir {
     /// As [`Dir::check_writable`].
     pub fn check_room(&self, files: u32) -> Result<()> {
         self.check_writable()?;
+        self.check_names(files)
+    }
+
+    /// The same for one file that stays empty, as a lock does, among them: it takes
+    /// no byte of a disk, and on a tmpfs neither do directories.
+    ///
+    /// # Errors
+    /// As [`Dir::check_writable`].
+    pub fn check_room_for_empty(&self, files: u32) -> Result<()> {
+        let error = |e| Error::errno("write in", &self.path, e);
+        let is_tmpfs = fstatfs(&self.fd).map_err(error)?.filesystem_type() == TMPFS_MAGIC;
+        self.try_file(if files == 1 || is_tmpfs { &[] } else { &[0; 128] })?;
+        self.check_names(files)
+    }
+
+    fn check_names(&self, files: u32) -> Result<()> {
         let error = |e| Error::errno("write in", &self.path, e);
         let space = fstatvfs(&self.fd).map_err(error)?;
         match space.files() > 0 && space.files_available() < files.into() {

@@ -85,7 +85,7 @@ impl Plugin for Bandwidth {
     fn status(&self, network: &Network) -> Result<()> {
         Plan::of(network)?;
         let host = Socket::route().map_err(kernel)?;
-        ability::network_admin()?;
+        ability::containers()?;
         if !tc::knows(&host, bucket::KIND).map_err(ability::unavailable)? {
             return Err(Error::not_available(
                 "shape traffic: the kernel lacks tbf (CONFIG_NET_SCH_TBF)",

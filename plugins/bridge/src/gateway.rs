@@ -2,11 +2,12 @@
 //! in a VLAN, on a link of its own into that VLAN), and forwarding.
 
 use crate::conf::Plan;
+use crate::foreseen::Foreseen;
 use crate::{mac_text, port};
 use attach::forwarding::Forwarding;
 use attach::sandbox::Sandbox;
 use attach::{kernel, veth};
-use cni::{Error, Interface, Result, Success};
+use cni::{Code, Error, Interface, Network, Result, Success};
 use ipnetwork::IpNetwork;
 use linux::addr::{self, Addr, AddrFlags};
 use linux::link::{self, Link, Mac, VethPeer, VethSpec};
@@ -102,21 +103,8 @@ fn ensure_addresses(
     let carrier = vlan_link.as_ref().unwrap_or(bridge);
     let gateways = gateways(success);
     let present = addr::list(host, None, Some(carrier.index)).map_err(kernel)?;
-    let is_missing = |gateway: &&IpNetwork| !present.iter().any(|addr| addr.net == **gateway);
-    let in_the_way: Vec<(&Addr, &IpNetwork)> = present
-        .iter()
-        .filter(|addr| !gateways.contains(&addr.net))
-        .filter_map(|addr| {
-            let mut missing = gateways.iter().filter(is_missing);
-            Some((addr, missing.find(|gateway| conflicts(addr.net, **gateway))?))
-        })
-        .collect();
-    if let (Some((other, gateway)), false) = (in_the_way.first(), plan.force_address) {
-        return Err(Error::internal(format!(
-            "add gateway address {gateway} to {}: it already has {}: forceAddress replaces it",
-            carrier.name, other.net
-        )));
-    }
+    let in_the_way = in_the_way(&present, &gateways, &[]);
+    refuse(carrier, plan, &in_the_way)?;
     // With the first address of a subnet the kernel removes its others
     // (`__inet_del_ifa`, net/ipv4/devinet.c at v6.12). They go before it, so that
     // each can be brought back; one that is wanted comes again behind.
@@ -156,6 +144,53 @@ fn ensure_addresses(
         mac: mac_text(&link),
         ..Interface::default()
     }))
+}
+
+/// The addresses that are there, and the gateway that each is in the way of; one of
+/// `tolerated` is in nobody's.
+fn in_the_way<'a>(
+    present: &'a [Addr],
+    gateways: &'a [IpNetwork],
+    tolerated: &[IpNetwork],
+) -> Vec<(&'a Addr, &'a IpNetwork)> {
+    let is_missing = |gateway: &&IpNetwork| !present.iter().any(|addr| addr.net == **gateway);
+    present
+        .iter()
+        .filter(|addr| !gateways.contains(&addr.net) && !tolerated.contains(&addr.net))
+        .filter_map(|addr| {
+            let mut missing = gateways.iter().filter(is_missing);
+            Some((addr, missing.find(|gateway| conflicts(addr.net, **gateway))?))
+        })
+        .collect()
+}
+
+fn refuse(carrier: &Link, plan: &Plan, in_the_way: &[(&Addr, &IpNetwork)]) -> Result<()> {
+    match in_the_way.first() {
+        Some((other, gateway)) if !plan.force_address => Err(Error::internal(format!(
+            "add gateway address {gateway} to {}: it already has {}: forceAddress replaces it",
+            carrier.name, other.net
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// STATUS: nothing is in the way of the gateways that are known before an ADD.
+pub(crate) fn status(host: &Socket, plan: &Plan, network: &Network) -> Result<()> {
+    if !plan.is_gateway || plan.ipam.is_none() {
+        return Ok(());
+    }
+    let Some(carrier) = link::find(host, &carrier_name(&plan.bridge, plan)).map_err(kernel)? else {
+        return Ok(());
+    };
+    let present = addr::list(host, None, Some(carrier.index)).map_err(kernel)?;
+    let Foreseen { certain, possible } = Foreseen::of(network)?;
+    refuse(&carrier, plan, &in_the_way(&present, &certain, &possible))
+        .map_err(|error| error.with_code(Code::NOT_AVAILABLE))
+}
+
+/// The link that carries the gateway addresses.
+fn carrier_name(bridge: &str, plan: &Plan) -> String {
+    if plan.vlan == 0 { bridge.to_owned() } else { vlan_link_name(bridge, plan.vlan) }
 }
 
 /// Off is the default of many a host, and a new link has the default. Answers whether
@@ -255,8 +290,7 @@ pub(crate) fn verify(host: &Socket, plan: &Plan, bridge: &Link, promised: &Succe
     if !plan.is_gateway || plan.ipam.is_none() {
         return Ok(());
     }
-    let name =
-        if plan.vlan == 0 { bridge.name.clone() } else { vlan_link_name(&bridge.name, plan.vlan) };
+    let name = carrier_name(&bridge.name, plan);
     let Some(carrier) = link::find(host, &name).map_err(kernel)? else {
         return Err(Error::internal(format!("check gateway: link {name} is gone")));
     };

@@ -19,10 +19,12 @@
 
 mod conf;
 mod filter;
+mod foreseen;
 mod gateway;
 mod port;
 mod switch;
 
+use attach::ability;
 use attach::addresses::{self, Target, Uniqueness};
 use attach::backend::Netfilter;
 use attach::forwarding::Forwarding;
@@ -117,6 +119,10 @@ impl Plugin for Bridge {
         let host = Socket::route().map_err(kernel)?;
         switch::status(&host, &plan)?;
         veth::status(&host)?;
+        if plan.container_up {
+            ability::entering()?;
+        }
+        gateway::status(&host, &plan, network)?;
         if plan.is_gateway && plan.ipam.is_some() {
             Forwarding::status()?;
         }

@@ -136,7 +136,7 @@ impl Plugin for HostDevice {
         if let Some(selection) = Selection::of(network)? {
             present_or_lent(&selection).map_err(unavailable)?;
         }
-        ability::network_admin()?;
+        ability::containers()?;
         Records::verify_writable(Path::new(record::DIRECTORY)).map_err(unavailable)?;
         ipam::status(network)
     }

@@ -88,7 +88,7 @@ impl Plugin for Loopback {
 
     fn status(&self, _network: &Network) -> Result<()> {
         // To set `lo` up.
-        ability::network_admin()
+        ability::containers()
     }
 }
 

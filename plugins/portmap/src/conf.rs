@@ -187,6 +187,8 @@ pub(crate) struct Needs {
     pub(crate) backend: Option<Backend>,
     /// The keys with conditions, which a command of the backend has to read.
     pub(crate) conditions: Vec<(&'static str, Family)>,
+    /// A chain of others, by iptables.
+    pub(crate) external_mark_chain: Option<String>,
 }
 
 impl Needs {
@@ -197,7 +199,8 @@ impl Needs {
         let backend = plan_backend(&conf)?;
         plan_mark(&conf)?;
         let given = conf.conditions().into_iter().filter(|(.., words)| !words.is_empty());
-        Ok(Needs { backend, conditions: given.map(|(key, family, _)| (key, family)).collect() })
+        let conditions = given.map(|(key, family, _)| (key, family)).collect();
+        Ok(Needs { backend, conditions, external_mark_chain: conf.external_set_mark_chain })
     }
 }
 

@@ -187,6 +187,26 @@ pub(crate) fn check(netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
     }
 }
 
+fn no_mark_chain(name: &str) -> Error {
+    Error::internal(format!(
+        "there is no chain {name} in table {TABLE}: externalSetMarkChain must name one"
+    ))
+}
+
+/// STATUS: the chain of others that marks is there, in one of the families: which of
+/// them an ADD needs, its addresses say.
+pub(crate) fn verify_mark_chain(netfilter: &Netfilter, name: &str) -> Result<()> {
+    let part = Part { table: TABLE, own: Vec::new(), own_start: None, others: vec![name] };
+    for family in [Family::V4, Family::V6] {
+        let Ok(program) = netfilter.need_iptables(family) else { continue };
+        let saved = netfilter.read(&program, &part).map_err(kernel)?;
+        if saved.chain(name).is_some() {
+            return Ok(());
+        }
+    }
+    Err(no_mark_chain(name).context("map ports"))
+}
+
 /// Whether an earlier ADD of this attachment has mapped ports of a family that is not
 /// wanted.
 pub(crate) fn has_more(netfilter: &Netfilter, claimant: &Claimant) -> Result<bool> {
@@ -270,10 +290,8 @@ impl Adding<'_> {
         if let Some(external) = &self.claimant.plan.external_mark_chain
             && !has(external)
         {
-            return Err(Error::internal(format!(
-                "map ports to {}: there is no chain {external} in table {TABLE}: externalSetMarkChain must name one",
-                self.target.address.ip()
-            )));
+            let doing = format!("map ports to {}", self.target.address.ip());
+            return Err(no_mark_chain(external).context(doing));
         }
         let shared = self.shared_rules();
         for chain in [SETMARK, MASQ, DNAT] {

@@ -31,7 +31,9 @@ use attach::backend::{Backend, FAMILIES, Netfilter};
 use attach::chained::{self, Owner, Owners};
 use attach::{ability, kernel, undo, verify};
 use changes::Changes;
-use cni::{AttachmentId, Attachments, Error, Network, Plugin, Request, Result, Success, Version};
+use cni::{
+    AttachmentId, Attachments, Code, Error, Network, Plugin, Request, Result, Success, Version,
+};
 use conf::{HostPort, Needs, Plan};
 use linux::Socket;
 use linux::nft::script;
@@ -110,7 +112,11 @@ impl Plugin for Portmap {
         let needs = Needs::of(network)?;
         let netfilter = Netfilter::open()?;
         netfilter.status(needs.backend, iptables::TABLE, &BESIDE, &nftables::shared())?;
-        verify_readers(&netfilter, &needs)
+        verify_readers(&netfilter, &needs)?;
+        needs.external_mark_chain.map_or(Ok(()), |name| {
+            iptables::verify_mark_chain(&netfilter, &name)
+                .map_err(|error| error.with_code(Code::NOT_AVAILABLE))
+        })
     }
 
     fn forget(&self, network: &Network, dead: &AttachmentId, address: IpAddr) -> Result<()> {

@@ -20,6 +20,7 @@
 mod conf;
 mod routes;
 
+use attach::ability;
 use attach::addresses::{self, Target};
 use attach::backend::Netfilter;
 use attach::forwarding::Forwarding;
@@ -116,6 +117,7 @@ impl Plugin for Ptp {
     fn status(&self, network: &Network) -> Result<()> {
         let plan = Plan::new(network)?;
         veth::status(&Socket::route().map_err(kernel)?)?;
+        ability::entering()?;
         Forwarding::status()?;
         if let Some(masquerade) = &plan.masquerade {
             masquerade.status(&Netfilter::open()?)?;

@@ -109,7 +109,7 @@ impl Plugin for Sbr {
 
     fn status(&self, network: &Network) -> Result<()> {
         Mode::of(network)?;
-        ability::network_admin()?;
+        ability::containers()?;
         let unavailable = |error: Error| error.with_code(Code::NOT_AVAILABLE);
         // A kernel without CONFIG_IP_MULTIPLE_TABLES has no rules at all.
         let socket = Socket::route().map_err(kernel)?;

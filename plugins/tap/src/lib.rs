@@ -89,7 +89,7 @@ impl Plugin for Tap {
     fn status(&self, network: &Network) -> Result<()> {
         Plan::new(network, "")?;
         tap::available().map_err(ability::unavailable)?;
-        ability::network_admin()?;
+        ability::containers()?;
         ipam::status(network)
     }
 }

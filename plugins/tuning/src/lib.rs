@@ -127,6 +127,7 @@ impl Plugin for Tuning {
         if plan.changes_link() {
             ability::network_admin()?;
         }
+        ability::entering()?;
         Records::verify_writable(&conf::data_dir(network)).map_err(unavailable)
     }
 }
