@@ -202,7 +202,7 @@ impl<'r> Sandbox<'r> {
 
 impl Home for Sandbox<'_> {
     fn command(&self, command: &mut Command) {
-        if self.container.is_some()
+        if self.is_away
             && let Err(e) = self.home.run_command_in(command)
         {
             // Out of descriptors: the child would run in the container, where
@@ -213,14 +213,10 @@ impl Home for Sandbox<'_> {
     }
 
     fn run(&self, act: &mut (dyn FnMut() + Send)) -> Result<()> {
-        let mut act = || {
+        self.in_home(|| {
             act();
             Ok(())
-        };
-        match self.container {
-            None => act(),
-            Some(_) => self.in_home(act),
-        }
+        })
     }
 }
 
