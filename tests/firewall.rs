@@ -3,6 +3,7 @@
 mod beside;
 mod both;
 mod firewalld;
+mod heirs;
 mod limits;
 mod teardown;
 mod traffic;
@@ -22,6 +23,7 @@ pub(crate) fn list() -> Vec<Case> {
     list.extend(both::list());
     list.extend(firewalld::list());
     list.extend(limits::list());
+    list.extend(heirs::list());
     testkit::on_every_kernel(&mut list, &EVERY_KERNEL);
     list
 }

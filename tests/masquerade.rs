@@ -164,3 +164,43 @@ fn call_by_shell(host: &Host, verb: &str, pod: &Container, conf: &Value, words: 
 fn outside_of(family: usize) -> SocketAddr {
     OUTSIDE[family].parse().expect("an address")
 }
+
+/// Has another plugin at work while one makes rules of iptables: what the `nth`
+/// `iptables-restore` executes begins with `plugin`, and goes on once that has ended, or
+/// has been at it for a while. To be called after [`install_iptables`].
+pub(crate) fn meanwhile(host: &Host, nth: usize, plugin: &str, env: &str, conf: &Value) {
+    let real = std::fs::read_link(RESTORE).expect("a link").display().to_string();
+    let plugins = testkit::plugins_folder();
+    let plugins = plugins.display();
+    host.write("/run/meanwhile/conf", conf.to_string());
+    host.write(
+        "/run/meanwhile/restore",
+        format!(
+            "#!/bin/sh
+cd /run/meanwhile
+echo >>calls
+if [ $(wc -l <calls) = {nth} ]; then
+    (env -i {env} CNI_PATH={plugins} {plugins}/{plugin} <conf >said; echo $? >ended) >log 2>&1 &
+    waits=0
+    while [ ! -s ended ] && [ $((waits += 1)) -lt 20 ]; do sleep 0.05; done
+fi
+exec {real} \"$@\"
+"
+        ),
+    );
+    host.exec("chmod +x /run/meanwhile/restore");
+    host.exec(format!("ln -sf /run/meanwhile/restore {RESTORE}"));
+}
+
+const RESTORE: &str = "/etc/alternatives/iptables-restore";
+
+/// The exit code of that other one, once it has ended, and what it said.
+#[track_caller]
+pub(crate) fn ended_meanwhile(host: &Host) -> (String, String) {
+    let read = |name| std::fs::read_to_string(format!("/run/meanwhile/{name}")).unwrap_or_default();
+    host.wait_until("the other one has ended", || read("ended").ends_with('\n'));
+    let ended = (read("ended").trim().to_owned(), read("said") + &read("log"));
+    host.exec("rm -r /run/meanwhile");
+    host.exec(format!("ln -sf /usr/sbin/iptables-nft-restore {RESTORE}"));
+    ended
+}

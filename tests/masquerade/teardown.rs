@@ -4,7 +4,10 @@
 use serde_json::{Value, json};
 use testkit::{Case, Container, Host, Netns as _, cases, with_previous_result};
 
-use super::{attach, call_by_shell, conf_v4, install_iptables, newest, own_chains, rules_of};
+use super::{
+    attach, call_by_shell, conf_v4, ended_meanwhile, install_iptables, meanwhile, newest,
+    own_chains, rules_of,
+};
 
 pub(super) fn list() -> Vec<Case> {
     let mut list = cases! {
@@ -18,6 +21,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Nft, OurPlugins] attachments_of_one_container_are_told_apart,
         [Bridge, Iptables, OurPlugins] attachments_of_one_container_that_share_a_chain,
         [Bridge, LegacyIptables, OurPlugins] attachments_of_one_container_that_share_a_legacy_chain,
+        [Bridge, Iptables, OurPlugins] one_goes_while_the_next_comes_to_share_its_chain,
         [Bridge, Iptables, OurPlugins] a_failed_add_takes_its_rules_back,
         [Bridge, Nft, Iptables, OurPlugins] rules_of_others_stay,
         [Bridge, Nft, Strace, OurPlugins] del_without_rules_sends_no_batch,
@@ -224,6 +228,27 @@ fn attachments_of_one_container_that_share_a_chain(host: &Host) {
 
 fn attachments_of_one_container_that_share_a_legacy_chain(host: &Host) {
     shared_chain(host, "legacy");
+}
+
+/// The next one has seen the chain, and is about to add to it.
+fn one_goes_while_the_next_comes_to_share_its_chain(host: &Host) {
+    install_iptables(host, "nft");
+    let conf = conf_v4("iptables");
+    let (pod, result) = attach(host, "pod", &conf);
+    let env = format!(
+        "CNI_COMMAND=DEL CNI_CONTAINERID={} CNI_IFNAME=eth0 CNI_NETNS={}",
+        pod.id(),
+        pod.path().display(),
+    );
+    // The first one finds that the chain is there.
+    meanwhile(host, 2, "bridge", &env, &with_previous_result(&conf, &result));
+    let next = host.plugin("bridge").add(&pod, "eth1", &conf).expect_result();
+    assert_eq!(ended_meanwhile(host), ("0".to_owned(), String::new()));
+    let next = with_previous_result(&conf, &next);
+    host.plugin("bridge").check(&pod, "eth1", &next).expect_ok();
+    assert_eq!(own_chains(host).len(), 1);
+    host.plugin("bridge").del(&pod, "eth1", &next).expect_ok();
+    assert_eq!(own_chains(host), Vec::<String>::new());
 }
 
 /// Rules of IPv4 are made, those of IPv6 refused.

@@ -4,13 +4,18 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use testkit::{Case, Host, Netns as _};
+use testkit::{Case, Host, Netns as _, cases};
 
 use super::{HOST, Pod, bridge, on, portmap, tcp, udp};
 use crate::chained::{at, both_backends};
+use crate::conf::with;
+use crate::masquerade::{ended_meanwhile, install_iptables, meanwhile};
 
 pub(super) fn list() -> Vec<Case> {
-    both_backends(
+    let mut list = cases! {
+        [Bridge, Nft, Iptables, OurPlugins] who_else_takes_from_the_dead_meanwhile,
+    };
+    list.extend(both_backends(
         "portmap::ownership",
         &[
             "one_port_on_two_addresses_of_the_host",
@@ -32,7 +37,8 @@ pub(super) fn list() -> Vec<Case> {
             ("an_address_given_to_another_container", an_address_given_on),
             ("many_at_once", many_at_once),
         ],
-    )
+    ));
+    list
 }
 
 /// Which pod answers at a port of the host: each serves but one.
@@ -90,6 +96,56 @@ fn a_port_of_the_dead_is_taken(host: &Host, backend: &str) {
 #[track_caller]
 pub(super) fn take_over(host: &Host, heir: &Pod, conf: &Value) {
     host.wait_until("the namespace has ended", || heir.map(host, conf).success());
+}
+
+/// A late DEL or a GC, or another one who wants the port, removes chains that an ADD
+/// has seen and is about to remove: each waits for that.
+fn who_else_takes_from_the_dead_meanwhile(host: &Host) {
+    let _outside = host.outside();
+    install_iptables(host, "nft");
+    let conf = portmap("iptables", &[tcp(18080, 8080), udp(18080, 8080)]);
+    for verb in ["DEL", "GC", "ADD"] {
+        let [dead, heir, other] = ["dead", "heir", "other"].map(|name| Pod::new(host, name));
+        dead.map(host, &conf).expect_result();
+        dead.container.destroy();
+        let valid = json!([{"containerID": "ctr-heir", "ifname": "eth0"}]);
+        let keys = match verb {
+            "GC" => json!({"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}),
+            "ADD" => json!({"backend": "nftables"}),
+            _ => json!({}),
+        };
+        let who = if verb == "ADD" { &other } else { &dead };
+        let env = match verb {
+            "GC" => String::new(),
+            _ => format!(
+                "CNI_CONTAINERID={} CNI_IFNAME=eth0 CNI_NETNS={}",
+                who.container.id(),
+                who.container.path().display(),
+            ),
+        };
+        let env = format!("CNI_COMMAND={verb} {env}");
+        meanwhile(host, 1, "portmap", &env, &with(&who.behind(&conf), keys));
+        host.wait_until("the namespace has ended", || {
+            let outcome = heir.map(host, &conf);
+            let is_alive = outcome.stdout().contains("container ctr-dead");
+            assert!(is_alive || outcome.success(), "{outcome}");
+            !is_alive
+        });
+        let (code, said) = ended_meanwhile(host);
+        match verb {
+            "ADD" => assert!(code == "1" && said.contains("container ctr-heir"), "{said}"),
+            _ => assert_eq!((code.as_str(), said.as_str()), ("0", ""), "{verb}"),
+        }
+        heir.check(host, &conf).expect_ok();
+        let rules = host.exec("iptables-save -t nat");
+        assert!(!rules.contains("ctr-dead") && rules.contains("ctr-heir"), "{verb}: {rules}");
+        assert_eq!(answers(host, 18080, &[&heir]), [true]);
+        heir.unmap(host, &conf).expect_ok();
+        for pod in [heir, other] {
+            host.plugin("bridge").del(&pod.container, "eth0", &bridge()).expect_ok();
+            pod.container.destroy();
+        }
+    }
 }
 
 /// Its path does not fit into a comment of nftables.

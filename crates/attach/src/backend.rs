@@ -217,30 +217,38 @@ impl Netfilter {
         plan: impl FnMut(&Socket, &mut Transaction) -> linux::Result<()>,
     ) -> Result<()> {
         match self.nft()? {
-            Some(socket) => socket.update(plan).map_err(kernel),
+            Some(socket) => self.change(socket, plan).map_err(kernel),
             None => Ok(()),
         }
     }
 
-    /// The same for rules of iptables-nft that are shared: alone among all plugins on
-    /// this host as soon as there is something to remove, so that nobody adds to what
-    /// goes.
+    /// [`Socket::update`]: alone among all plugins on this host as soon as something of
+    /// iptables-nft goes, so that nobody adds to that, or does what it has read of it to
+    /// what is not there any more. Goes on without the lock when others keep it too long.
     ///
     /// # Errors
-    /// Those of [`Netfilter::remove`].
-    pub fn remove_shared(
+    /// The kernel's.
+    pub fn change(
         &self,
+        socket: &Socket,
         mut plan: impl FnMut(&Socket, &mut Transaction) -> linux::Result<()>,
-    ) -> Result<()> {
+    ) -> linux::Result<()> {
         let mut alone = None;
-        self.remove(|socket, out| {
+        socket.update(|socket, out| {
             plan(socket, out)?;
-            if alone.is_none() && !out.is_empty() {
-                // What was changed until now is seen when the plan is made again.
-                alone = self.patience.alone(Of::Host(self.iptables.namespace()), DOING);
-            }
+            // What was changed until now is seen when the plan is made again.
+            alone = alone.take().or_else(|| self.alone_for(out));
             Ok(())
         })
+    }
+
+    /// The lock for a transaction by which something of iptables-nft goes; `None` for
+    /// any other, and when others keep it too long.
+    pub fn alone_for(&self, transaction: &Transaction) -> Option<Held> {
+        if !iptables::is_touched_by(transaction) {
+            return None;
+        }
+        self.patience.alone(Of::Host(self.iptables.namespace()), DOING)
     }
 
     /// Reads a part of a table, as [`Program::read`] does.

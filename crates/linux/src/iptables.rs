@@ -53,8 +53,8 @@ use crate::nft::Socket;
 pub use self::batch::{Batch, COMMENT_MAX, Chain, Rule, Saved, is_word};
 pub use self::removal::{Part, Stored};
 pub use self::stored::{
-    Destination, comment_of, destination_of, dnat_of, nft_table, plan_removal, rewrites_source,
-    source_of, verdict_of,
+    Destination, comment_of, destination_of, dnat_of, is_touched_by, nft_table, plan_removal,
+    rewrites_source, source_of, verdict_of,
 };
 
 /// Where the commands are looked for, in this order: what a root shell has in

@@ -28,7 +28,7 @@ mod zones;
 use attach::backend::{Backend, FAMILIES, Netfilter};
 use attach::chained::{self, Owner, Owners};
 use attach::{kernel, undo, verify};
-use cni::{Attachments, Error, Network, Plugin, Request, Result, Success, Version};
+use cni::{AttachmentId, Attachments, Error, Network, Plugin, Request, Result, Success, Version};
 use conf::{Hints, Named, Plan, Settings};
 use firewalld::{Firewalld, PATIENCE};
 use linux::nft::{Chain, Policy, Socket, Table};
@@ -139,6 +139,19 @@ impl Plugin for Firewall {
         }
         Ok(())
     }
+
+    fn forget(&self, network: &Network, dead: &AttachmentId, address: IpAddr) -> Result<()> {
+        let Some(netfilter) = Netfilter::open_if_permitted()? else { return Ok(()) };
+        let owner = Owner::new(network.name(), dead);
+        let mut errors = Vec::new();
+        for backend in Tables::Both.backends() {
+            match take_from(&netfilter, *backend, &|key| key == owner.key(), &[address]) {
+                Ok(taken) => network.removed(taken),
+                Err(e) => errors.push(e),
+            }
+        }
+        Error::join(errors)
+    }
 }
 
 /// To be told as well: the one that is named, or, where nothing is, the one that
@@ -228,7 +241,13 @@ impl Tables {
         self.backends().iter().try_for_each(|backend| match backend {
             Backend::Nftables => nftables::add(nf_tables(netfilter)?, &claimant).map_err(kernel),
             Backend::Iptables => iptables::add(netfilter, &claimant).map_err(kernel),
-        })
+        })?;
+        // Where it has no rules it takes the addresses over as well.
+        let elsewhere = Tables::Both.backends().iter().filter(|b| !self.backends().contains(b));
+        let others = |key: &str| key != claimant.owner.key();
+        elsewhere
+            .map(|backend| take_from(netfilter, *backend, &others, &claimant.plan.addresses))
+            .try_for_each(|taken| taken.map(drop))
     }
 
     fn check(self, netfilter: &Netfilter, claimant: &Claimant) -> Result<()> {
@@ -305,6 +324,34 @@ fn remove(request: &Request) -> Result<()> {
     release(&request.network, &|key| key == owner.key(), Some(&hints))
 }
 
+/// Removes what those have of some addresses whose addresses they are no more; answers
+/// which these were. The zone that one may be in stays, and its record, for their DEL or
+/// GC: firewalld may let one wait.
+fn take_from(
+    netfilter: &Netfilter,
+    backend: Backend,
+    belongs: &dyn Fn(&str) -> bool,
+    addresses: &[IpAddr],
+) -> Result<BTreeSet<IpAddr>> {
+    let (only, leaves) = (Some(addresses), |container: &Container| container.zone.is_none());
+    let mut gone = Vec::new();
+    match backend {
+        Backend::Nftables => netfilter.remove(|socket, out| {
+            let leaving = nftables::Leaving { belongs, only, leaves: &leaves, asked: &[] };
+            gone = nftables::plan(socket, &leaving, out)?.going;
+            Ok(())
+        })?,
+        Backend::Iptables => {
+            let leaving =
+                iptables::Leaving { belongs, only, leaves: &leaves, addresses: &[], bridge: None };
+            for of_family in iptables::remove(netfilter, &leaving) {
+                gone.extend(of_family?);
+            }
+        }
+    }
+    Ok(gone.into_iter().map(|container| container.address).collect())
+}
+
 /// Removes what is there of attachments to the network that are not valid.
 fn sweep(network: &Network, valid: &Attachments) -> Result<()> {
     let owners = Owners::new(network.name(), valid);
@@ -321,7 +368,8 @@ fn release(network: &Network, belongs: &dyn Fn(&str) -> bool, hints: Option<&Hin
     let mut parted = Parted::default();
     let unrecorded: Vec<IpAddr> = hints.map(|hints| hints.addresses.clone()).unwrap_or_default();
     let removed = netfilter.remove(|socket, out| {
-        let leaving = nftables::Leaving { belongs, leaves: &leaves, asked: &unrecorded };
+        let leaving =
+            nftables::Leaving { belongs, only: None, leaves: &leaves, asked: &unrecorded };
         parted = nftables::plan(socket, &leaving, out)?;
         Ok(())
     });
@@ -333,6 +381,7 @@ fn release(network: &Network, belongs: &dyn Fn(&str) -> bool, hints: Option<&Hin
     let Parted { going: mut gone, others } = parted;
     let leaving = iptables::Leaving {
         belongs,
+        only: None,
         leaves: &leaves,
         addresses: &unrecorded,
         bridge: hints.and_then(|hints| hints.bridge.as_deref()),

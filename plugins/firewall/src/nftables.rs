@@ -59,10 +59,9 @@ mod release;
 
 use attach::backend::FAMILIES;
 use attach::chained::Owner;
-use attach::{identity, kernel};
+use attach::kernel;
 use cni::{Error, Result};
 use linux::Result as KernelResult;
-use linux::link::{self, Link};
 use linux::nft::{Data, Element, Elements, Object, Operation, Set, Socket, Transaction, Verdict};
 use std::net::IpAddr;
 
@@ -289,20 +288,12 @@ impl Adding<'_, '_> {
     /// address any more, because this attachment has it, nor a link; answers with
     /// these owners. Its own hardware addresses are left to the caller.
     fn plan_lost(&mut self) -> KernelResult<Vec<String>> {
-        let mut lost = std::mem::take(&mut self.replaced);
+        let lost = std::mem::take(&mut self.replaced);
         if lost.is_empty() {
             return Ok(lost);
         }
         let plan = self.claimant.plan;
-        let still = release::containers(self.socket, self.layout, |container| {
-            let is_lost = lost.contains(&container.owner);
-            (is_lost && !plan.addresses.contains(&container.address)).then_some(container.owner)
-        })?;
-        lost.retain(|owner| !still.contains(owner));
-        if !lost.is_empty() {
-            let linked = owners_of_links()?;
-            lost.retain(|owner| !linked.contains(owner));
-        }
+        let lost = release::gone(self.socket, self.layout, lost, &plan.addresses)?;
         let map = &self.layout.egress_mac;
         let mut theirs = release::all(self.socket, map)?;
         theirs.retain(|element| {
@@ -313,16 +304,6 @@ impl Adding<'_, '_> {
         take(self.out, map, theirs);
         Ok(lost)
     }
-}
-
-/// The attachments that have a veth pair on this host, as the links' aliases say.
-fn owners_of_links() -> KernelResult<Vec<String>> {
-    let links = link::list_kind(&linux::Socket::route()?, "veth")?;
-    let owner = |link: &Link| {
-        let (network, id) = identity::attachment_of_alias(link.alias.as_deref()?)?;
-        Some(Owner::new(&network, &id).key().to_owned())
-    };
-    Ok(links.iter().filter_map(owner).collect())
 }
 
 fn take(out: &mut Transaction, set: &Set, elements: Vec<Element>) {

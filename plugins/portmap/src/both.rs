@@ -19,7 +19,7 @@ pub(crate) fn add(
     backend: Backend,
     claimant: &Claimant,
 ) -> Result<std::result::Result<(), Error>> {
-    let other = Other { claimant, nft, variant: variant(netfilter, claimant) };
+    let other = Other { claimant, netfilter, nft, variant: variant(netfilter, claimant) };
     let nftables = nft.filter(|_| backend == Backend::Nftables);
     let mut legacy_is_stale = false;
     if nftables.is_some() || other.variant == Some(Variant::Nft) {
@@ -29,7 +29,7 @@ pub(crate) fn add(
         }
     }
     let made = match nftables {
-        Some(socket) => nftables::add(socket, claimant)?,
+        Some(socket) => nftables::add(netfilter, socket, claimant)?,
         None => match other.conflict()? {
             Some(conflict) => Err(conflict),
             None => iptables::add(netfilter, claimant)?,
@@ -57,6 +57,7 @@ fn variant(netfilter: &Netfilter, claimant: &Claimant) -> Option<Variant> {
 /// What is in nf_tables while iptables is what maps.
 struct Other<'a> {
     claimant: &'a Claimant<'a>,
+    netfilter: &'a Netfilter,
     nft: Option<&'a Socket>,
     variant: Option<Variant>,
 }
@@ -84,7 +85,7 @@ impl Other<'_> {
         if let Some(socket) = self.nft {
             let changes = &self.claimant.changes;
             let step = changes.next();
-            socket.update(|socket, out| {
+            self.netfilter.change(socket, |socket, out| {
                 conflict = self.plan(socket, out)?;
                 if conflict.is_some() {
                     *out = Transaction::new();

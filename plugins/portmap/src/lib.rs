@@ -271,7 +271,8 @@ fn release(
         network.removed(chains_gone.iter().map(|(_, chain)| chain));
     }
     let mut errors: Vec<Error> = removed.err().into_iter().collect();
-    flows.extend(of_chains.unwrap_or_default());
+    // Unless they were another's by the time of the last plan.
+    flows.extend(of_chains.filter(|_| !chains_gone.is_empty()).unwrap_or_default());
     for outcome in iptables::remove_legacy(&netfilter, chains) {
         match outcome {
             Ok(more) => {

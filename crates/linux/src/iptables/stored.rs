@@ -22,6 +22,19 @@ pub fn nft_table(family: Family, name: &str) -> nft::Table {
     }
 }
 
+/// The tables of iptables, one for each `iptable_*.c` in net/ipv4/netfilter at v6.18.
+const TABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
+
+/// Whether a transaction changes a table that [`nft_table`] answers with.
+#[must_use]
+pub fn is_touched_by(transaction: &Transaction) -> bool {
+    transaction.operations().iter().any(|operation| {
+        let object = &operation.object;
+        matches!(object.family(), nft::Family::Ip | nft::Family::Ip6)
+            && TABLES.contains(&object.table())
+    })
+}
+
 /// What a rule of iptables-nft decides: the verdict its `-j` or `-g` stands
 /// for. `None` for targets that are not verdicts, such as `MASQUERADE`.
 #[must_use]

@@ -5,10 +5,10 @@ use linux::iptables::{Batch, Rule, Saved};
 
 use super::{
     FORWARD, OWN, STAGE_1, STAGE_2, accepting, both_comment, end, entering_bridge, find,
-    leaving_bridge, recorded, within_bridge,
+    leaving_bridge, recorded, remove, within_bridge,
 };
-use crate::conf::{Isolation, Policy};
-use crate::nftables::Claimant;
+use crate::conf::{Isolation, Policy, unique};
+use crate::nftables::{Claimant, Container};
 
 /// Where in its chain a missing rule goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) fn plan(saved: &Saved, claimant: &Claimant, family: Family, batch: &m
             batch.new_chain(chain);
         }
     }
-    plan_replaced(saved, claimant, family, batch);
+    let was_last = plan_replaced(saved, claimant, family, batch);
     for (chain, rule, place) in wanted(claimant, family) {
         if find_wanted(saved, chain, &rule).is_some() {
             continue;
@@ -43,6 +43,9 @@ pub(super) fn plan(saved: &Saved, claimant: &Claimant, family: Family, batch: &m
             }
             Place::First => batch.insert(chain, 1, rule),
         };
+    }
+    if was_last && claimant.plan.isolation.is_none() {
+        remove::plan_stages(saved, batch);
     }
 }
 
@@ -113,21 +116,36 @@ fn record(claimant: &Claimant, address: std::net::IpAddr) -> Rule {
     Rule::new("-s").word(network).comment(claimant.owner.comment_with(&words))
 }
 
-fn plan_replaced(saved: &Saved, claimant: &Claimant, family: Family, batch: &mut Batch) {
-    let addresses = claimant.plan.of(family);
+/// Answers whether the last bridge with rules needs none any more.
+fn plan_replaced(saved: &Saved, claimant: &Claimant, family: Family, batch: &mut Batch) -> bool {
+    let plan = claimant.plan;
+    let addresses = plan.of(family);
     let wanted: Vec<Rule> = addresses.iter().map(|a| record(claimant, *a)).collect();
-    for (rule, container) in recorded(saved) {
-        let same_address = addresses.contains(&container.address);
-        let ours = container.owner == claimant.owner.key();
-        if (same_address || ours) && !wanted.contains(&rule) {
-            batch.delete(OWN, rule);
-            if !same_address {
-                for accepting in accepting(container.address) {
-                    if let Some(there) = find(saved, OWN, &accepting) {
-                        batch.delete(OWN, there.clone());
-                    }
+    let (replaced, staying): (Vec<_>, Vec<_>) =
+        recorded(saved).into_iter().partition(|(rule, container)| {
+            let ours = container.owner == claimant.owner.key();
+            (ours || addresses.contains(&container.address)) && !wanted.contains(rule)
+        });
+    for (rule, container) in &replaced {
+        batch.delete(OWN, rule.clone());
+        if !addresses.contains(&container.address) {
+            for accepting in accepting(container.address) {
+                if let Some(there) = find(saved, OWN, &accepting) {
+                    batch.delete(OWN, there.clone());
                 }
             }
         }
     }
+    let bridges = replaced.iter().filter_map(|(_, c)| Some(c.isolation.as_ref()?.bridge.as_str()));
+    let bridges = unique(bridges);
+    let known = |address| {
+        let of = |(_, container): &(Rule, Container)| container.address == address;
+        addresses.contains(&address) || replaced.iter().chain(&staying).any(of)
+    };
+    if bridges.is_empty() || remove::are_strangers(saved, known) {
+        return false;
+    }
+    let staying = staying.iter().filter_map(|(_, c)| c.isolation.as_ref());
+    let needed: Vec<&Isolation> = staying.chain(&plan.isolation).collect();
+    remove::plan_bridges(saved, &bridges, &needed, batch)
 }

@@ -21,6 +21,8 @@ use crate::nftables::Container;
 pub(crate) struct Leaving<'a> {
     /// By the key of the owner.
     pub(crate) belongs: &'a dyn Fn(&str) -> bool,
+    /// Only what they have of these addresses, which are another's now.
+    pub(crate) only: Option<&'a [IpAddr]>,
     /// Whether one of theirs may go.
     pub(crate) leaves: &'a dyn Fn(&Container) -> bool,
     /// Addresses of an attachment that nobody recorded: upstream's.
@@ -29,13 +31,25 @@ pub(crate) struct Leaving<'a> {
     pub(crate) bridge: Option<&'a str>,
 }
 
+impl Leaving<'_> {
+    fn takes(&self, container: &Container) -> bool {
+        (self.belongs)(&container.owner)
+            && self.only.is_none_or(|only| only.contains(&container.address))
+            && (self.leaves)(container)
+    }
+
+    fn concerns(&self, family: Family) -> bool {
+        self.only.is_none_or(|only| only.iter().any(|address| Family::of(*address) == family))
+    }
+}
+
 /// Removes them from each family and kind of iptables; answers with the
 /// addresses that were recorded and go.
 pub(crate) fn remove(netfilter: &Netfilter, leaving: &Leaving) -> Vec<Result<Vec<Container>>> {
     let mut outcomes = Vec::new();
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().filter(|family| leaving.concerns(*family)) {
         let mut gone = Vec::new();
-        let removed = netfilter.remove_shared(|socket, out| {
+        let removed = netfilter.remove(|socket, out| {
             gone = plan_in_nft(socket, family, leaving, out)?;
             Ok(())
         });
@@ -85,9 +99,8 @@ pub(super) fn plan(
     leaving: &Leaving,
     batch: &mut Batch,
 ) -> Vec<Container> {
-    let (going, staying): (Vec<_>, Vec<_>) = recorded(saved)
-        .into_iter()
-        .partition(|(_, c)| (leaving.belongs)(&c.owner) && (leaving.leaves)(c));
+    let (going, staying): (Vec<_>, Vec<_>) =
+        recorded(saved).into_iter().partition(|(_, container)| leaving.takes(container));
     let is_recorded = |address: IpAddr| staying.iter().any(|(_, c)| c.address == address);
     let unrecorded = leaving.addresses.iter().copied().filter(|a| Family::of(*a) == family);
     let addresses: Vec<IpAddr> = unique(going.iter().map(|(_, c)| c.address).chain(unrecorded));
@@ -101,24 +114,34 @@ pub(super) fn plan(
             }
         }
     }
-    // Somebody whose needs nobody recorded.
-    let all = saved.chain(OWN).map(|chain| chain.rules.as_slice()).unwrap_or_default();
-    let strangers = all.iter().filter(|rule| rule.target() == Some("ACCEPT")).any(|rule| {
-        let known = |address: IpAddr| addresses.contains(&address) || is_recorded(address);
-        address_of(rule).is_some_and(|address| !known(address))
-    });
+    let known = |address: IpAddr| addresses.contains(&address) || is_recorded(address);
+    let strangers = are_strangers(saved, known);
     let staying: Vec<&Isolation> =
         staying.iter().filter_map(|(_, c)| c.isolation.as_ref()).collect();
     if !strangers {
         let bridges = going.iter().filter_map(|(_, c)| Some(c.isolation.as_ref()?.bridge.as_str()));
-        plan_isolation(saved, &unique(bridges.chain(leaving.bridge)), &staying, batch);
+        if plan_bridges(saved, &unique(bridges.chain(leaving.bridge)), &staying, batch) {
+            plan_stages(saved, batch);
+        }
     }
     going.into_iter().map(|(_, container)| container).collect()
 }
 
-/// The rules of bridges that nobody needs, and the chains when no bridge is
-/// left.
-fn plan_isolation(saved: &Saved, bridges: &[&str], needed: &[&Isolation], batch: &mut Batch) {
+/// Whether there is somebody whose needs nobody recorded.
+pub(super) fn are_strangers(saved: &Saved, known: impl Fn(IpAddr) -> bool) -> bool {
+    let all = saved.chain(OWN).map(|chain| chain.rules.as_slice()).unwrap_or_default();
+    all.iter()
+        .filter(|rule| rule.target() == Some("ACCEPT"))
+        .any(|rule| address_of(rule).is_some_and(|address| !known(address)))
+}
+
+/// The rules of bridges that nobody needs; answers whether they were the last.
+pub(super) fn plan_bridges(
+    saved: &Saved,
+    bridges: &[&str],
+    needed: &[&Isolation],
+    batch: &mut Batch,
+) -> bool {
     let mut gone: Vec<(&str, Rule)> = Vec::new();
     for bridge in bridges {
         let of_bridge = |isolation: &&&Isolation| isolation.bridge == *bridge;
@@ -145,9 +168,11 @@ fn plan_isolation(saved: &Saved, bridges: &[&str], needed: &[&Isolation], batch:
             }
         }
     }
-    if !any || left {
-        return;
-    }
+    any && !left
+}
+
+/// The chains of bridges' rules.
+pub(super) fn plan_stages(saved: &Saved, batch: &mut Batch) {
     let Some(forward) = saved.chain(FORWARD) else { return };
     for rule in forward.rules.iter().filter(|rule| rule.target() == Some(STAGE_1)) {
         batch.delete(FORWARD, rule.clone());

@@ -122,6 +122,7 @@ fn what_a_stranger_may_need_stays() {
     let batch_of = |saved: &Saved| {
         let leaving = remove::Leaving {
             belongs: &|key| key == owner.key(),
+            only: None,
             leaves: &|_| true,
             addresses: &[],
             bridge: None,

@@ -1,7 +1,12 @@
 //! DEL and GC: what attachments have in the table, and the table itself when it
-//! serves nobody any more.
+//! serves nobody any more. And what the dead have of an address that is another's.
 
-use linux::nft::{Chain, Data, Element, Rule, Set, Socket, Statement, Transaction, Verdict};
+use attach::chained::Owner;
+use attach::identity;
+use linux::link::{self, Link};
+use linux::nft::{
+    Chain, Data, Element, Elements, Rule, Set, Socket, Statement, Transaction, Verdict,
+};
 use linux::{Family, Result};
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -22,10 +27,32 @@ pub(crate) struct Parted {
 pub(crate) struct Leaving<'a> {
     /// By the key of the owner.
     pub(crate) belongs: &'a dyn Fn(&str) -> bool,
+    /// Only what they have of these addresses, which are another's now, and of their
+    /// hardware addresses if nothing else of them is there.
+    pub(crate) only: Option<&'a [IpAddr]>,
     /// Whether an address of theirs goes as well: its zone was left.
     pub(crate) leaves: &'a dyn Fn(&Container) -> bool,
     /// Addresses that somebody else may have by now.
     pub(crate) asked: &'a [IpAddr],
+}
+
+impl Leaving<'_> {
+    fn takes(&self, container: &Container) -> bool {
+        (self.belongs)(&container.owner)
+            && self.only.is_none_or(|only| only.contains(&container.address))
+    }
+
+    /// Whether there is any of these addresses: asked for by name, however many others
+    /// there are.
+    fn are_there(&self, socket: &Socket, layout: &Layout, only: &[IpAddr]) -> Result<bool> {
+        let wanted = [Family::V4, Family::V6].map(|family| {
+            let own = only.iter().filter(|address| Family::of(**address) == family);
+            Elements::of(layout.containers(family), own.map(|address| Element::new(*address)))
+        });
+        let there = socket.find_in_sets(&wanted)?;
+        let mut there = there.iter().flatten().flatten().filter_map(Container::read);
+        Ok(there.any(|container| self.takes(&container)))
+    }
 }
 
 /// The bridges that are kept apart. Of thousands of containers that is little.
@@ -79,7 +106,11 @@ pub(crate) fn plan(socket: &Socket, leaving: &Leaving, out: &mut Transaction) ->
     if socket.table(layout.table.family, &layout.table.name)?.is_none() {
         return Ok(Parted::default());
     }
-    let belongs = leaving.belongs;
+    if let Some(only) = leaving.only
+        && !leaving.are_there(socket, &layout, only)?
+    {
+        return Ok(Parted::default());
+    }
     let (bridges, others) = (RefCell::new(Bridges::default()), RefCell::new(Vec::new()));
     let serves_others = Cell::new(false);
     let note_staying = |container: &Container| {
@@ -89,7 +120,7 @@ pub(crate) fn plan(socket: &Socket, leaving: &Leaving, out: &mut Transaction) ->
         others.borrow_mut().extend(address);
     };
     let meant = containers(socket, &layout, |container| {
-        if belongs(&container.owner) {
+        if leaving.takes(&container) {
             bridges.borrow_mut().note(&container, false);
             return Some(container);
         }
@@ -100,7 +131,18 @@ pub(crate) fn plan(socket: &Socket, leaving: &Leaving, out: &mut Transaction) ->
     let (going, kept): (Vec<Container>, Vec<Container>) =
         meant.into_iter().partition(|container| (leaving.leaves)(container));
     kept.iter().for_each(note_staying);
-    let goes = |owner: &str| belongs(owner) && !kept.iter().any(|c| c.owner == owner);
+    // Limits that nobody recorded go with the address, which may be kept for its zone.
+    let limited = leaving.only.is_some().then_some(&kept).into_iter().flatten();
+    let mut addresses: Vec<IpAddr> = going.iter().chain(limited).map(|c| c.address).collect();
+    addresses.sort_unstable();
+    let ended = match leaving.only {
+        Some(only) => Some(ended(socket, &layout, going.iter().chain(&kept), only)?),
+        None => None,
+    };
+    let goes = |owner: &str| match &ended {
+        Some(ended) => ended.iter().any(|ended| ended == owner),
+        None => (leaving.belongs)(owner) && !kept.iter().any(|c| c.owner == owner),
+    };
     let mut egress = Egress::default();
     egress.part(socket, &layout.egress_mac, |element| {
         let owner = owner_of(element);
@@ -109,20 +151,16 @@ pub(crate) fn plan(socket: &Socket, leaving: &Leaving, out: &mut Transaction) ->
         goes
     })?;
     let (bridges, others) = (bridges.into_inner(), others.into_inner());
-    if going.is_empty() && egress.going.iter().all(|(_, macs)| macs.is_empty()) {
+    if addresses.is_empty() && egress.going.iter().all(|(_, macs)| macs.is_empty()) {
         return Ok(Parted { going, others });
     }
     if !serves_others.get() && is_all(socket, &layout)? {
         out.delete(&layout.table);
         return Ok(Parted { going, others });
     }
-    let mut addresses: Vec<IpAddr> = going.iter().map(|container| container.address).collect();
-    addresses.sort_unstable();
     for family in [Family::V4, Family::V6] {
-        let of_family = |address: &&IpAddr| Family::of(**address) == family;
-        let keys: Vec<Element> =
-            addresses.iter().filter(of_family).map(|address| Element::new(*address)).collect();
-        take(out, layout.containers(family), keys);
+        let of_family = going.iter().map(|c| c.address).filter(|a| Family::of(*a) == family);
+        take(out, layout.containers(family), of_family.map(Element::new).collect());
         egress.part(socket, layout.egress(family), |element| {
             address_of(element).is_some_and(|address| addresses.binary_search(&address).is_ok())
         })?;
@@ -130,6 +168,53 @@ pub(crate) fn plan(socket: &Socket, leaving: &Leaving, out: &mut Transaction) ->
     plan_isolation(socket, &layout, &bridges, None, out)?;
     egress.plan(&layout, out);
     Ok(Parted { going, others })
+}
+
+/// Of those who had these addresses and have limits by hardware address, the owners
+/// who are gone.
+fn ended<'c>(
+    socket: &Socket,
+    layout: &Layout,
+    losers: impl Iterator<Item = &'c Container>,
+    addresses: &[IpAddr],
+) -> Result<Vec<String>> {
+    let limited = all(socket, &layout.egress_mac)?;
+    let is_limited = |owner: &String| limited.iter().any(|e| owner_of(e) == Some(owner));
+    let lost = losers.map(|container| container.owner.clone()).filter(is_limited);
+    gone(socket, layout, lost.collect(), addresses)
+}
+
+/// Of owners who have lost these addresses, those who are gone: they have no other one,
+/// nor a link.
+pub(super) fn gone(
+    socket: &Socket,
+    layout: &Layout,
+    mut lost: Vec<String>,
+    addresses: &[IpAddr],
+) -> Result<Vec<String>> {
+    if lost.is_empty() {
+        return Ok(lost);
+    }
+    let still = containers(socket, layout, |container| {
+        let is_lost = lost.contains(&container.owner);
+        (is_lost && !addresses.contains(&container.address)).then_some(container.owner)
+    })?;
+    lost.retain(|owner| !still.contains(owner));
+    if !lost.is_empty() {
+        let linked = owners_of_links()?;
+        lost.retain(|owner| !linked.contains(owner));
+    }
+    Ok(lost)
+}
+
+/// The attachments that have a veth pair on this host, as the links' aliases say.
+fn owners_of_links() -> Result<Vec<String>> {
+    let links = link::list_kind(&linux::Socket::route()?, "veth")?;
+    let owner = |link: &Link| {
+        let (network, id) = identity::attachment_of_alias(link.alias.as_deref()?)?;
+        Some(Owner::new(&network, &id).key().to_owned())
+    };
+    Ok(links.iter().filter_map(owner).collect())
 }
 
 /// What `read` makes of the addresses that are let through, and whose they are.

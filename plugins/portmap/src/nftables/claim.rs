@@ -1,6 +1,6 @@
 //! ADD and CHECK: the elements of one attachment.
 
-use attach::backend::FAMILIES;
+use attach::backend::{FAMILIES, Netfilter};
 use attach::chained;
 use attach::kernel;
 use cni::{Error, Result};
@@ -22,22 +22,33 @@ const SCRIPT_ATTEMPTS: usize = 20;
 
 /// Maps the ports, all of them or none. The outer error is the kernel's, after
 /// which another backend may be tried; the inner one is final.
-pub(crate) fn add(socket: &Socket, claimant: &Claimant) -> linux::Result<Result<()>> {
+pub(crate) fn add(
+    netfilter: &Netfilter,
+    socket: &Socket,
+    claimant: &Claimant,
+) -> linux::Result<Result<()>> {
     let mut conflict = None;
     let step = claimant.changes.next();
     if claimant.plan.targets.iter().all(|target| target.conditions.is_empty()) {
-        socket.update(|socket, out| {
+        netfilter.change(socket, |socket, out| {
             conflict = plan_all(socket, claimant, out)?;
             claimant.changes.nftables(step, socket, out)
         })?;
         return Ok(conflict.map_or(Ok(()), Err));
     }
+    let mut alone = None;
     for attempt in 1.. {
         let generation = socket.generation()?;
         let mut out = Transaction::new();
         conflict = plan_all(socket, claimant, &mut out)?;
         if conflict.is_some() {
             break;
+        }
+        if alone.is_none() {
+            alone = netfilter.alone_for(&out);
+            if alone.is_some() {
+                continue;
+            }
         }
         claimant.changes.nftables(step, socket, &out)?;
         match script::apply(&format!("{out}{}", conditional_rules(claimant))) {
