@@ -2,8 +2,9 @@
 //! their like: each attack is made, and fails. The list, and what of it upstream's
 //! plugins are open to, is in docs/reliability.md.
 
-use std::net::SocketAddrV6;
-use std::os::unix::fs::PermissionsExt as _;
+use std::net::{SocketAddr, SocketAddrV6};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use testkit::{Case, Feature, Host, Netns as _, cases};
@@ -29,7 +30,11 @@ pub(crate) fn list() -> Vec<Case> {
         [] cve_2022_28224,
         [Bridge] cve_2025_8283,
         [Bridge, Strace] cve_2026_32254,
+        [Bridge, Strace] cve_2026_35406,
+        [Strace] cve_2024_8418,
+        [Bridge, Strace] cve_2023_41378,
         [Bridge, Ipv6, Ping] cve_2020_10749,
+        [Bridge, Ipv6, Ping] cve_2020_11091,
         [Bridge, Ipv6, Ping] cve_2020_13597,
         [Bridge, Nft, Ping, Ipv6] cve_2025_52890,
     });
@@ -39,12 +44,17 @@ pub(crate) fn list() -> Vec<Case> {
         [Macvlan, Ipv6] cve_2024_32473,
         // Nor have they anything that brings rules back, or a log.
         [Bridge, Nft] cve_2025_54410,
+        [Bridge, Nft] cve_2025_54388,
         [Bridge] cve_2026_41184,
+        [Bridge] cve_2026_41185,
+        [Bridge] cve_2026_6720,
         // 1.1.1 writes to what is not /proc, and knows no priority.
         [Bridge] cve_2025_52881,
         [Bridge] cve_2026_25804,
         // Debian's package has no flannel.
         [] cve_2026_32241,
+        // Nor does it come with an installer.
+        [] cve_2024_33522,
     } {
         list.push(case.ours_only());
     }
@@ -57,8 +67,15 @@ fn cve_2020_10749(host: &Host) {
     a_router_is_not_believed(host, &conf, |_| "cni0".to_owned());
 }
 
-/// The same of Calico, whose hosts have a veth pair for each container, as ptp's;
-/// and of Weave Net (CVE-2020-11091).
+/// The same of Weave Net, whose bridge has an address of the containers' subnet.
+fn cve_2020_11091(host: &Host) {
+    let address = json!({"address": "2001:db8:1::2/64", "gateway": "2001:db8:1::1"});
+    let ipam = json!({"type": "static", "addresses": [address]});
+    let conf = bridge(host, json!({"isGateway": true, "ipam": ipam}));
+    a_router_is_not_believed(host, &conf, |_| "cni0".to_owned());
+}
+
+/// The same of Calico, whose hosts have a veth pair for each container, as ptp's.
 fn cve_2020_13597(host: &Host) {
     let address = json!({"address": "2001:db8:1::2/64", "gateway": "2001:db8:1::1"});
     let ipam = json!({"type": "static", "addresses": [address]});
@@ -182,15 +199,52 @@ fn cve_2025_8283(host: &Host) {
     assert!(matches!(&result["dns"], Value::Null) || result["dns"] == json!({}), "{result}");
 }
 
-/// What listens can be asked by anybody; and can be kept busy (CVE-2026-35406,
-/// CVE-2024-8418, CVE-2023-41378). Nothing here does.
+/// What listens can be asked by anybody. Nothing here does.
 fn cve_2026_32254(host: &Host) {
-    let one = host.container("one");
     let keys = json!({"isGateway": true, "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}});
-    let conf = bridge(host, keys);
-    let plugin = host.plugin("bridge").fail_call("listen,accept,accept4", "EACCES", 1);
+    nothing_listens(host, "bridge", keys, "10.1.0.1:8080");
+}
+
+/// A question that is cut off kept the containers' DNS server busy. There is none: who
+/// resolves is what the network says.
+fn cve_2026_35406(host: &Host) {
+    let keys = json!({"isGateway": true, "dns": {"nameservers": ["10.1.0.1"]},
+        "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}});
+    nothing_listens(host, "bridge", keys, "10.1.0.1:53");
+}
+
+/// A client that says nothing kept it from the others.
+fn cve_2024_8418(host: &Host) {
+    let keys = json!({"dns": {"nameservers": ["10.1.0.1"]},
+        "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}});
+    nothing_listens(host, "ptp", keys, "10.1.0.1:53");
+}
+
+/// A handshake that does not end kept a server from all. A port that is mapped has
+/// none: packets are led on, and it is the container that answers or does not.
+fn cve_2023_41378(host: &Host) {
+    let before = bridge(host, json!({"isGateway": true, "ipam": fixed(&["10.1.0.2/24"])}));
+    let first = host.container("first");
+    let result = host.plugin("bridge").add(&first, "eth0", &before).expect_result();
+    let mapping = json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp"});
+    let keys =
+        json!({"runtimeConfig": {"portMappings": [mapping]}, "snat": true, "prevResult": result});
+    nothing_listens(host, "portmap", keys, "127.0.0.1:8080");
+}
+
+/// During ADD and DEL nothing is listened at, between them nothing answers at
+/// `address`, and no socket waits on the host.
+fn nothing_listens(host: &Host, kind: &str, keys: Value, address: &str) {
+    let one = host.container("one");
+    let conf = of_type(host, kind, keys);
+    let waiting = || host.exec("ss -H -l -n -t -u -x");
+    let before = waiting();
+    let plugin = host.plugin(kind).fail_call("listen,accept,accept4", "EACCES", 1);
     let added = plugin.add(&one, "eth0", &conf);
     added.expect_result();
+    assert_eq!(waiting(), before);
+    let address: SocketAddr = address.parse().expect("an address");
+    assert!(host.tcp(address).is_err() && one.tcp(address).is_err(), "{address} answers");
     let deleted = plugin.del(&one, "eth0", &conf);
     deleted.expect_ok();
     assert!(!added.fault_fired() && !deleted.fault_fired(), "{added}");
@@ -233,10 +287,14 @@ fn cve_2024_32473(host: &Host) {
     macvlan::ipv6_is_off_where_it_is_unused(host);
 }
 
-/// A reload of firewalld took the rules that isolate; and those of published ports
-/// (CVE-2025-54388).
+/// A reload of firewalld took the rules that isolate.
 fn cve_2025_54410(host: &Host) {
     restore::rules_come_back_after_a_flush(host);
+}
+
+/// And those that keep neighbours from what is published at 127.0.0.1.
+fn cve_2025_54388(host: &Host) {
+    restore::the_loopback_is_guarded_again_after_a_flush(host);
 }
 
 /// A write to /proc that is led elsewhere.
@@ -283,14 +341,71 @@ fn cve_2026_25804(host: &Host) {
     }
 }
 
-/// Credentials were in the log; here they are in no error either, at no level
-/// (CVE-2026-41185, CVE-2026-6720).
+const LOG: &str = "/run/cni.log";
+const SECRET: &str = "s3cret";
+
+/// A configuration with credentials where the plugins look for none.
+fn with_secrets() -> Value {
+    json!({"token": SECRET, "kubeconfig": {"user": {"token": SECRET}},
+        "args": {"other": {"password": SECRET}}, "ipam": fixed(&["10.1.0.2/24"])})
+}
+
+/// Credentials of the configuration were in the log; here they are in no error either,
+/// at no level.
 fn cve_2026_41184(host: &Host) {
-    const LOG: &str = "/run/cni.log";
-    const SECRET: &str = "s3cret";
+    secrets_are_not_told(host, &with_secrets(), &["IgnoreUnknown=1;A=b", "A=b", "x"], "");
+}
+
+/// Those of arguments and of the environment.
+fn cve_2026_41185(host: &Host) {
+    let plain = json!({"ipam": fixed(&["10.1.0.2/24"])});
+    let args = ["IgnoreUnknown=1;PASSWORD=s3cret", "PASSWORD=s3cret", "s3cret", "A=b=s3cret"];
+    secrets_are_not_told(host, &plain, &args, SECRET);
+}
+
+/// Those of whom an administrator's tool is given them.
+fn cve_2026_6720(host: &Host) {
     let one = host.container("one");
-    let secret = json!({"token": SECRET, "kubeconfig": {"user": {"token": SECRET}},
-        "args": {"other": {"password": SECRET}}, "ipam": fixed(&["10.1.0.2/24"])});
+    let path = one.path().display();
+    let capabilities = json!({"mac": SECRET, "token": SECRET}).to_string();
+    let variables = |args: &'static str| {
+        [
+            ("CNI_ARGS", args),
+            ("CAP_ARGS", capabilities.as_str()),
+            ("KUBERNETES_TOKEN", SECRET),
+            ("CNI_LOG", LOG),
+            ("CNI_LOG_LEVEL", "debug"),
+        ]
+    };
+    for keys in [json!({}), json!({"mtu": -5}), json!({"ipam": {"type": "none-such"}})] {
+        let plugin = with(&with(&with_secrets(), json!({"type": "bridge"})), keys);
+        let list = json!({"cniVersion": "1.0.0", "name": "net", "token": SECRET,
+            "plugins": [plugin, {"type": "tuning", "token": SECRET}]});
+        host.write("/etc/cni/net.d/10-net.conflist", list.to_string());
+        for args in ["IgnoreUnknown=1;PASSWORD=s3cret", "PASSWORD=s3cret", "s3cret"] {
+            for line in [
+                format!("add net {path}"),
+                format!("check net {path}"),
+                "list net".to_owned(),
+                "validate net".to_owned(),
+                "status net".to_owned(),
+                "restore net".to_owned(),
+                format!("del net {path}"),
+                "gc net --all".to_owned(),
+            ] {
+                let told = cnitool::cnitool_env(host, &line, &variables(args));
+                let said = format!("{}{}", told.stdout, told.stderr);
+                assert!(!said.contains(SECRET), "{line}: {said}");
+            }
+        }
+    }
+    let log = std::fs::read_to_string(LOG).expect("it is written");
+    assert!(log.lines().count() >= 8 && !log.contains(SECRET), "{log}");
+}
+
+/// Each verb of each plugin, right or wrong, with these `args`.
+fn secrets_are_not_told(host: &Host, keys_of_all: &Value, args: &[&str], token: &str) {
+    let one = host.container("one");
     for (plugin, keys) in [
         ("bridge", json!({})),
         ("bridge", json!({"mtu": -5})),
@@ -301,11 +416,11 @@ fn cve_2026_41184(host: &Host) {
         ("tuning", json!({"sysctl": 5})),
         ("portmap", json!({"backend": "none-such"})),
     ] {
-        let conf = with(&of_type(host, plugin, secret.clone()), keys);
+        let conf = with(&of_type(host, plugin, keys_of_all.clone()), keys);
         // What is wrong with arguments is told without their values.
-        for args in ["IgnoreUnknown=1;PASSWORD=s3cret", "PASSWORD=s3cret", "s3cret", "A=b=s3cret"] {
+        for args in args {
             let caller = host.plugin(plugin).env("CNI_LOG", LOG).env("CNI_LOG_LEVEL", "debug");
-            let caller = caller.args(args).env("KUBERNETES_TOKEN", SECRET);
+            let caller = caller.args(args).env("KUBERNETES_TOKEN", token);
             for outcome in [
                 caller.add(&one, "eth0", &conf),
                 caller.check(&one, "eth0", &conf),
@@ -319,10 +434,53 @@ fn cve_2026_41184(host: &Host) {
         }
     }
     let log = std::fs::read_to_string(LOG).expect("it is written");
-    assert!(log.lines().count() >= 8 * 4 * 5 && !log.contains(SECRET), "{log}");
+    assert!(log.lines().count() >= 8 * args.len() * 5 && !log.contains(SECRET), "{log}");
 }
 
 /// Text for a shell in what another program writes.
 fn cve_2026_32241(host: &Host) {
     flannel::shell_text_in_the_lease_stays_text(host);
+}
+
+/// An installer left what it installed with the setuid bit, where others may write.
+fn cve_2024_33522(host: &Host) {
+    let built = host.scratch().join("built");
+    let folder = host.scratch().join("installed");
+    let stub = built.join("oxcni");
+    host.write(&stub, "#!/bin/sh\necho bridge\necho ptp\n");
+    let mode = |path: &Path, bits: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(bits)).expect("ours");
+    };
+    // As a careless build and an earlier installer may have left them.
+    mode(&stub, 0o6777);
+    host.write(folder.join("bridge"), "an old one");
+    mode(&folder.join("bridge"), 0o6777);
+    mode(&folder, 0o755);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/install");
+    let install = |into: &Path| {
+        let line = format!("umask 0; {script} --from {} {}", built.display(), into.display());
+        host.try_exec(vec!["sh".to_owned(), "-c".to_owned(), line])
+    };
+    let new = host.scratch().join("new/bin");
+    for into in [&folder, &new] {
+        let told = install(into);
+        assert!(told.success(), "{told}");
+        let names: Vec<String> = host.files(into).into_iter().collect();
+        assert_eq!(names, ["bridge", "ptp"]);
+        for path in names.iter().map(|name| into.join(name)).chain([into.clone()]) {
+            let found = std::fs::metadata(&path).expect("installed");
+            let whose = (found.mode() & 0o7777, found.uid(), found.gid());
+            assert_eq!(whose, (0o755, 0, 0), "{}", path.display());
+        }
+        let content = std::fs::read_to_string(into.join("bridge")).expect("installed");
+        assert!(content.contains("echo ptp"), "the old one is there: {content}");
+    }
+    for bits in [0o777, 0o775, 0o1777] {
+        let open = host.scratch().join(format!("open{bits:o}"));
+        std::fs::create_dir_all(&open).expect("ours");
+        mode(&open, bits);
+        let told = install(&open);
+        assert!(!told.success() && told.stderr.contains("others may write"), "{told}");
+        assert!(host.files(&open).is_empty(), "{:?}", host.files(&open));
+    }
 }

@@ -148,6 +148,24 @@ pub(crate) fn rules_come_back_after_a_flush(host: &Host) {
     drop((one, two));
 }
 
+/// Who shares the container's network reached what listens at the host's 127.0.0.1
+/// once the rules were gone: a mapped port has the kernel lead such packets.
+pub(crate) fn the_loopback_is_guarded_again_after_a_flush(host: &Host) {
+    network(host, json!({"macspoofchk": false}));
+    let [one, two] = ["one", "two"].map(|name| host.container(name));
+    add(host, &one);
+    ok(host, "add net /run/netns/two");
+    let _secret = host.echo_server(9000);
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 9000));
+    two.set_sysctl("net/ipv4/conf/eth0/route_localnet", "1");
+    two.exec("ip route add 127.0.0.0/8 via 10.1.0.1 src 10.1.0.3");
+    assert!(two.tcp(loopback).is_err(), "guarded from the beginning");
+    host.exec("nft flush ruleset");
+    two.tcp(loopback).expect("without rules the loopback is reached");
+    ok(host, "restore net");
+    assert!(two.tcp(loopback).is_err(), "guarded again");
+}
+
 fn rules_of_iptables_come_back(host: &Host) {
     network(host, json!({"ipMasqBackend": "iptables", "macspoofchk": false}));
     let one = host.container("one");

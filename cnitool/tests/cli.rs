@@ -190,7 +190,7 @@ fn errors_are_one_line_and_exit_code_1() {
     for (line, variables, culprit) in [
         ("add none /x", &bad[..], "find network \"none\""),
         ("add net /x", &bad[..], "parse CAP_ARGS: "),
-        ("add net /x", &bad[1..], "invalid CNI_ARGS pair \"A=\""),
+        ("add net /x", &bad[1..], "invalid CNI_ARGS pair 1"),
         ("add net /x", &bad[2..], "interface name contains"),
         ("add ../net /x", &[][..], "network name"),
         ("add net", &[][..], "usage: cnitool add"),

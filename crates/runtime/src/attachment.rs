@@ -100,13 +100,15 @@ pub fn parse_args(text: &str) -> Result<Vec<(String, String)>> {
         return Ok(Vec::new());
     }
     text.split(';')
-        .map(|pair| match pair.split_once('=') {
+        .zip(1..)
+        .map(|(pair, number)| match pair.split_once('=') {
             Some((k, v)) if !k.is_empty() && !v.is_empty() && !v.contains('=') => {
                 Ok((k.to_owned(), v.to_owned()))
             }
             _ => Err(Error::new(
                 Code::INVALID_ENVIRONMENT,
-                format!("invalid CNI_ARGS pair {pair:?}: pairs are KEY=VALUE, joined by \";\""),
+                // Not what it is: it may be a password.
+                format!("invalid CNI_ARGS pair {number}: pairs are KEY=VALUE, joined by \";\""),
             )),
         })
         .collect()
