@@ -53,5 +53,7 @@ static PLUGINS: &[&dyn Plugin] = &[
 static ALLOCATOR: linux::arena::Arena = linux::arena::Arena::new();
 
 fn main() -> ExitCode {
+    // What fails is told and undone; what is killed is not.
+    linux::limit::survive_file_size();
     cni::dispatch::run(PLUGINS)
 }

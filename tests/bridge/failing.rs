@@ -21,6 +21,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge] an_mtu_that_no_pair_can_have_is_named,
         [Bridge] a_route_that_leads_nowhere_is_named,
         [Bridge] no_address_left_is_an_error,
+        [Bridge] a_limit_on_the_size_of_files_is_told,
         [Bridge] a_bridge_of_others_is_as_it_was,
         [Bridge] a_bridge_of_others_stays_up_for_who_has_joined_it,
         [BridgeVlan] a_bridge_of_others_filters_no_vlans_again,
@@ -42,6 +43,18 @@ fn expect_refused(host: &Host, container: &Container, conf: &Value, code: u32, p
     host.expect_unchanged_but(&before, &["/var/lib/cni"]);
     inside.expect_same(&container.network_snapshot());
     assert_eq!(leases(host), 0);
+}
+
+/// The kernel ends a process that goes beyond it, unless that has asked for an error.
+fn a_limit_on_the_size_of_files_is_told(host: &Host) {
+    let (conf, one) = (gateway(host), host.container("one"));
+    let (before, inside) = (host.snapshot(), one.network_snapshot());
+    let limited = host.plugin("bridge").with_file_size(0);
+    limited.add(&one, "eth0", &conf).expect_error(5, "file too large");
+    host.expect_unchanged_but(&before, &["/var/lib/cni", "/run/cni"]);
+    inside.expect_same(&one.network_snapshot());
+    host.plugin("bridge").add(&one, "eth0", &conf).expect_result();
+    host.plugin("bridge").del(&one, "eth0", &conf).expect_ok();
 }
 
 fn leases(host: &Host) -> usize {

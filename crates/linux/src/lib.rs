@@ -53,6 +53,7 @@
 //! | [`tc`] | token buckets, redirection of what comes in | `tc` |
 //! | [`sysctl`] | read, and write where different | `sysctl` |
 //! | [`capability`] | what the process may do | `getpcaps` |
+//! | [`limit`] | an error instead of the end | `trap '' XFSZ` |
 //! | [`monitor`] | wait for a link, a bridge port, IPv6 addresses | `ip monitor` |
 //! | [`announce`] | tell the neighbours about addresses | `arping -U`, `ndsend` |
 //! | [`nft`] | packet filter rules | `nft` |
@@ -72,6 +73,7 @@ pub mod dbus;
 mod error;
 mod family;
 pub mod iptables;
+pub mod limit;
 pub mod link;
 pub mod monitor;
 pub mod neigh;

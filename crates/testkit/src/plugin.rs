@@ -28,7 +28,8 @@ pub struct Plugin<'a> {
     fault: Option<Fault>,
     /// The capability it is called without.
     lacks: Option<&'static str>,
-    memory: Option<usize>,
+    /// Options of prlimit(1).
+    limits: Vec<String>,
 }
 
 /// What is done to a system call of the plugin.
@@ -50,7 +51,7 @@ impl<'a> Plugin<'a> {
         assert!(program.exists(), "no plugin {name} in {}", folder.display());
         let cni_path = folder.display().to_string();
         let env = BTreeMap::new();
-        Self { world, program, env, cni_path, fault: None, lacks: None, memory: None }
+        Self { world, program, env, cni_path, fault: None, lacks: None, limits: Vec::new() }
     }
 
     /// Sets `CNI_ARGS`: `"IgnoreUnknown=1;IP=10.1.0.9"`.
@@ -121,7 +122,13 @@ impl<'a> Plugin<'a> {
     /// Gives it no more memory to write to than `bytes`, reserved or used; what it
     /// starts gets as much.
     pub fn with_memory(mut self, bytes: usize) -> Self {
-        self.memory = Some(bytes);
+        self.limits.push(format!("--data={bytes}"));
+        self
+    }
+
+    /// Lets it make no file longer than `bytes`, nor what it starts.
+    pub fn with_file_size(mut self, bytes: usize) -> Self {
+        self.limits.push(format!("--fsize={bytes}"));
         self
     }
 
@@ -241,8 +248,8 @@ impl<'a> Plugin<'a> {
             let words = format!("setpriv --bounding-set -{capability} --inh-caps -{capability}");
             argv.splice(0..0, words.split(' ').map(str::to_owned));
         }
-        if let Some(bytes) = self.memory {
-            argv.splice(0..0, ["prlimit".to_owned(), format!("--data={bytes}")]);
+        if !self.limits.is_empty() {
+            argv.splice(0..0, std::iter::once("prlimit".to_owned()).chain(self.limits.clone()));
         }
         let mut command = Command::new(&argv, "host", None);
         command.env = Some(env);
