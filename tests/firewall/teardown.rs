@@ -28,6 +28,7 @@ pub(super) fn list() -> Vec<Case> {
         [Bridge, Nft, Iptables, OurPlugins] iptables_that_is_gone_is_not_needed,
         [Bridge, Nft, OurPlugins] limits_go_with_the_last_who_has_them,
         [Bridge, Nft, OurPlugins, Strace] nothing_is_executed,
+        [Bridge, Nft, LegacyIptables, OurPlugins, Strace] an_add_executes_nothing_beside_legacy_tables,
         [Bridge, Nft, Iptables, OurPlugins, Strace] iptables_is_executed_once_for_each_family,
     });
     list
@@ -410,6 +411,22 @@ fn nothing_is_executed(host: &Host) {
     let removed = plugin.del(&pod.container, "eth0", &conf);
     removed.expect_ok();
     for outcome in [added, checked, removed] {
+        assert!(!outcome.fault_fired(), "{outcome}");
+    }
+}
+/// Which may have rules of whomever; only what is removed has to be looked for there.
+fn an_add_executes_nothing_beside_legacy_tables(host: &Host) {
+    for command in ["iptables-legacy", "ip6tables-legacy"] {
+        host.exec(format!("{command} -w -t filter -L"));
+    }
+    let pod = Pod::new(host, "pod", 1);
+    let conf = pod.conf(&firewall("nftables", 1, &json!({})));
+    let plugin = host.plugin("firewall").fail_call("clone,clone3,fork,vfork", "EPERM", 1);
+    let added = plugin.add(&pod.container, "eth0", &conf);
+    added.expect_result();
+    let checked = plugin.check(&pod.container, "eth0", &conf);
+    checked.expect_ok();
+    for outcome in [added, checked] {
         assert!(!outcome.fault_fired(), "{outcome}");
     }
 }

@@ -101,12 +101,21 @@ fn portmap(backend: &str) -> Value {
     })
 }
 
+fn firewall(backend: &str) -> Value {
+    json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "firewall", "backend": backend,
+        "denyCIDRs": ["198.51.100.0/24"],
+    })
+}
+
 /// Rules and elements that name an address of the range, of whichever kind.
 fn rules(host: &Host) -> Vec<String> {
     let mut all = host.exec("nft -s list ruleset");
     for command in ["iptables-legacy-save", "ip6tables-legacy-save"] {
         if Feature::LegacyIptables.present() {
-            all.push_str(&host.exec(format!("{command} -t nat")));
+            for table in ["nat", "filter"] {
+                all.push_str(&host.exec(format!("{command} -t {table}")));
+            }
         }
     }
     let is_one = |line: &&str| line.contains("10.1.0.2") || line.contains("2001:db8:1::2");
@@ -119,7 +128,9 @@ fn die(host: &Host, name: &str, bridge: &Value, backend: &str) -> Container {
     let result = host.plugin("bridge").add(&container, "eth0", bridge).expect_result();
     let conf = with_previous_result(&portmap(backend), &result);
     host.plugin("portmap").add(&container, "eth0", &conf).expect_result();
-    assert!(rules(host).len() >= 3, "{:?}", rules(host));
+    let conf = with_previous_result(&firewall(backend), &result);
+    host.plugin("firewall").add(&container, "eth0", &conf).expect_result();
+    assert!(rules(host).len() >= 5, "{:?}", rules(host));
     container.destroy();
     container
 }

@@ -28,7 +28,7 @@ use linux::iptables::{Part, Rule, Saved};
 use std::net::IpAddr;
 
 use crate::nftables::{Claimant, Container};
-pub(crate) use remove::{Leaving, remove};
+pub(crate) use remove::{Leaving, remove, remove_stored};
 
 pub(crate) const TABLE: &str = "filter";
 const FORWARD: &str = "FORWARD";

@@ -34,6 +34,7 @@ use firewalld::{Firewalld, PATIENCE};
 use linux::nft::{Chain, Policy, Socket, Table};
 use linux::{Family, iptables as tables};
 use nftables::{Claimant, Container, Parted};
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use zones::Zones;
@@ -145,12 +146,20 @@ impl Plugin for Firewall {
         let owner = Owner::new(network.name(), dead);
         let mut errors = Vec::new();
         for backend in Tables::Both.backends() {
-            match take_from(&netfilter, *backend, &|key| key == owner.key(), &[address]) {
+            let is_own = |key: &str| key == owner.key();
+            match take_from(&netfilter, *backend, iptables::remove, &is_own, &[address]) {
                 Ok(taken) => network.removed(taken),
                 Err(e) => errors.push(e),
             }
         }
         Error::join(errors)
+    }
+
+    fn forget_invalid(&self, network: &Network) -> Result<()> {
+        match Netfilter::open_if_permitted()? {
+            Some(_) => self.gc(network),
+            None => Ok(()),
+        }
     }
 }
 
@@ -242,11 +251,15 @@ impl Tables {
             Backend::Nftables => nftables::add(nf_tables(netfilter)?, &claimant).map_err(kernel),
             Backend::Iptables => iptables::add(netfilter, &claimant).map_err(kernel),
         })?;
-        // Where it has no rules it takes the addresses over as well.
+        // Where it has no rules it takes the addresses over as well; from a legacy table,
+        // for which a command would be executed, the dead one's go when its lease does.
         let elsewhere = Tables::Both.backends().iter().filter(|b| !self.backends().contains(b));
         let others = |key: &str| key != claimant.owner.key();
         elsewhere
-            .map(|backend| take_from(netfilter, *backend, &others, &claimant.plan.addresses))
+            .map(|backend| {
+                let addresses = &claimant.plan.addresses;
+                take_from(netfilter, *backend, iptables::remove_stored, &others, addresses)
+            })
             .try_for_each(|taken| taken.map(drop))
     }
 
@@ -330,6 +343,7 @@ fn remove(request: &Request) -> Result<()> {
 fn take_from(
     netfilter: &Netfilter,
     backend: Backend,
+    from_iptables: fn(&Netfilter, &iptables::Leaving) -> Vec<Result<Vec<Container>>>,
     belongs: &dyn Fn(&str) -> bool,
     addresses: &[IpAddr],
 ) -> Result<BTreeSet<IpAddr>> {
@@ -344,7 +358,7 @@ fn take_from(
         Backend::Iptables => {
             let leaving =
                 iptables::Leaving { belongs, only, leaves: &leaves, addresses: &[], bridge: None };
-            for of_family in iptables::remove(netfilter, &leaving) {
+            for of_family in from_iptables(netfilter, &leaving) {
                 gone.extend(of_family?);
             }
         }
@@ -354,7 +368,8 @@ fn take_from(
 
 /// Removes what is there of attachments to the network that are not valid.
 fn sweep(network: &Network, valid: &Attachments) -> Result<()> {
-    let owners = Owners::new(network.name(), valid);
+    // Not where there are no rules.
+    let owners = LazyCell::new(|| Owners::new(network.name(), valid));
     release(network, &|key| owners.lack(key), None)
 }
 

@@ -46,19 +46,29 @@ impl Leaving<'_> {
 /// Removes them from each family and kind of iptables; answers with the
 /// addresses that were recorded and go.
 pub(crate) fn remove(netfilter: &Netfilter, leaving: &Leaving) -> Vec<Result<Vec<Container>>> {
-    let mut outcomes = Vec::new();
+    let mut outcomes = remove_stored(netfilter, leaving);
     for family in FAMILIES.into_iter().filter(|family| leaving.concerns(*family)) {
-        let mut gone = Vec::new();
-        let removed = netfilter.remove(|socket, out| {
-            gone = plan_in_nft(socket, family, leaving, out)?;
-            Ok(())
-        });
-        outcomes.push(removed.map(|()| gone));
         if let Some(program) = netfilter.legacy(family, TABLE) {
             outcomes.push(remove_legacy(netfilter, &program, family, leaving));
         }
     }
     outcomes
+}
+
+/// The same of iptables-nft alone, for which nothing is executed.
+pub(crate) fn remove_stored(
+    netfilter: &Netfilter,
+    leaving: &Leaving,
+) -> Vec<Result<Vec<Container>>> {
+    let remove = |family| {
+        let mut gone = Vec::new();
+        let removed = netfilter.remove(|socket, out| {
+            gone = plan_in_nft(socket, family, leaving, out)?;
+            Ok(())
+        });
+        removed.map(|()| gone)
+    };
+    FAMILIES.into_iter().filter(|family| leaving.concerns(*family)).map(remove).collect()
 }
 
 /// From where iptables-nft keeps them.
